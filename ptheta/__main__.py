@@ -1,0 +1,3 @@
+from ptheta.cli import main
+
+raise SystemExit(main())

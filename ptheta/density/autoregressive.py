@@ -1,0 +1,182 @@
+r"""What every autoregressive model of binary vectors can do, from one primitive.
+
+The chain rule in an ordering o of the n variables, and a mixture over K of them:
+
+    p_k(x) = \prod_{d=1}^{n} p(x_{o_k(d)} | x_{o_k(1)}, …, x_{o_k(d-1)})        (1)
+    p(x)   = \frac{1}{K} \sum_{k=1}^{K} p_k(x)                                  (2)
+
+The primitive is *clamped ancestral sampling*: walk along the ordering, draw the
+missing variables, take the observed ones as they are, and keep the weight
+
+    \log w = \sum_{d: o(d) observed} \log p(x_{o(d)} | x_{o(<d)})               (3)
+
+With nothing observed it is sampling; with all observed, w = p_k(x). In between, the
+draws follow a proposal q with p(x_missing, x_observed) = q(x_missing) w(x), so that
+choosing one of several draws with probability proportional to w
+(sampling–importance–resampling, Rubin 1987) approximates p(x_missing | x_observed).
+Where the observed variables come first in the ordering, w does not depend on the
+draw and the result is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ptheta.data.order import generator
+from ptheta.engine.errors import InputError, UsageError
+from ptheta.engine.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Completed vectors, and how far they can be trusted."""
+
+    x: Float[Tensor, "b n"]
+    effective: Float[Tensor, " b"]
+    """Effective sample size (Σw)²/Σw² of the particles each was chosen from; infinite where exact."""
+    particles: int
+    exact: bool
+
+
+class Autoregressive(Pretrained):
+    """Base of the models of this room. A model sets `n`, `shape`, `components` and the three methods below.
+
+    Shapes: x is (b, n) of 0/1, any dtype; log-probabilities are in nats.
+    """
+
+    n: int
+    shape: tuple[int, int] | None
+    components: int  # K of eq. (2)
+
+    def order(self, k: int) -> Int[Tensor, " n"]:
+        """The ordering o_k: the variables in the order in which component k visits them."""
+        raise TypeError(f"{type(self).__name__} has no ordering")
+
+    def component_log_prob(self, x: Float[Tensor, "b n"], k: int) -> Float[Tensor, " b"]:
+        """log p_k(x), eq. (1)."""
+        raise TypeError(f"{type(self).__name__} has no density")
+
+    def clamped(
+        self, x: Float[Tensor, "b n"], observed: Bool[Tensor, "b n"], u: Float[Tensor, "b n"], k: int
+    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, " b"]]:
+        """Clamped ancestral sampling of component k by the uniform numbers u: (x, log w), eq. (3)."""
+        raise TypeError(f"{type(self).__name__} cannot be sampled")
+
+    # ------------------------------------------------------------ for users
+
+    @torch.no_grad()
+    def log_prob(self, x: Any, chunk: int = 1000) -> Float[Tensor, " b"]:
+        """log p(x) in nats, eq. (2), `chunk` vectors at a time; no gradients (training calls `forward`).
+
+        Raises InputError if x is not (b, n) of 0/1.
+        """
+        x = self.check(x)
+        parts = []
+        for rows in x.split(chunk):
+            each = torch.stack([self.component_log_prob(rows, k) for k in range(self.components)])
+            parts.append(each.logsumexp(0) - math.log(self.components))
+        return torch.cat(parts) if parts else x.new_zeros(0)
+
+    @torch.no_grad()
+    def sample(self, count: int, seed: int = 0, chunk: int = 1000) -> Float[Tensor, "count n"]:
+        """`count` independent draws from p(x). The first of a larger count are those of a smaller one."""
+        if count < 1:
+            raise UsageError(f"count = {count} is impossible; allowed: at least 1.")
+        parts = []
+        for i, size in enumerate(_sizes(count, chunk)):
+            g = generator(seed, i, "sample")
+            u = torch.rand(chunk, self.n, generator=g)[:size].to(self.device)
+            k = torch.randint(self.components, (chunk,), generator=g)[:size]
+            x = torch.zeros(size, self.n, dtype=self.dtype, device=self.device)
+            nothing = torch.zeros(size, self.n, dtype=torch.bool, device=self.device)
+            for j in k.unique().tolist():
+                rows = (k == j).nonzero()[:, 0].to(self.device)
+                x[rows] = self.clamped(x[rows], nothing[rows], u[rows], j)[0]
+            parts.append(x)
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def complete(self, x: Any, observed: Any, seed: int = 0, particles: int = 64) -> Completion:
+        """Draw x_missing ~ p(x_missing | x_observed) for each row.
+
+        observed: bool, (n,) or (b, n); what x holds elsewhere is ignored. Exact where the observed variables
+        come first in every ordering; else one of `particles` draws is chosen by its weight, eq. (3), and the
+        effective sample size says how many of them counted.
+
+        Raises InputError for wrong shapes or values.
+        """
+        observed = torch.as_tensor(observed, device=self.device)
+        if observed.dtype != torch.bool or observed.shape[-1:] != (self.n,) or observed.dim() > 2:
+            got = f"{tuple(observed.shape)} of {observed.dtype}"
+            raise InputError(f"observed is {got}; allowed: a mask of bools of shape ({self.n},) or (b, {self.n}).")
+        x = torch.as_tensor(x, device=self.device)
+        observed = observed.expand(len(x), -1) if observed.dim() == 1 else observed
+        if observed.shape != x.shape:
+            raise InputError(f"observed is {tuple(observed.shape)} and x {tuple(x.shape)}; they must have one shape.")
+        x = self.check(torch.where(observed, x, 0))
+        exact = all(_observed_first(observed[:, self.order(k)]) for k in range(self.components))
+        each = 1 if exact else math.ceil(particles / self.components)
+        total = each * self.components
+
+        results, effective = [], []
+        for i, (rows, seen) in enumerate(zip(x.split(16), observed.split(16), strict=True)):
+            g = generator(seed, i, "complete")
+            draws, weights = [], []
+            for k in range(self.components):
+                u = torch.rand(len(rows) * each, self.n, generator=g).to(self.device)
+                draw, w = self.clamped(rows.repeat_interleave(each, 0), seen.repeat_interleave(each, 0), u, k)
+                draws.append(draw.view(len(rows), each, self.n))
+                weights.append(w.view(len(rows), each))
+            share = torch.cat(weights, 1).double().softmax(1)
+            chosen = torch.multinomial(share.cpu(), 1, generator=g).to(self.device)
+            results.append(torch.cat(draws, 1).gather(1, chosen[:, :, None].expand(-1, 1, self.n))[:, 0])
+            effective.append(1 / share.square().sum(1))
+        ess = torch.cat(effective) if effective else x.new_zeros(0, dtype=torch.float64)
+        return Completion(
+            torch.cat(results) if results else x, torch.full_like(ess, math.inf) if exact else ess, total, exact
+        )
+
+    # ------------------------------------------------------------ for models
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def check(self, x: Any) -> Float[Tensor, "b n"]:
+        """x on the model's device and in its dtype, or InputError with what was got and what is wanted."""
+        x = torch.as_tensor(x, device=self.device)
+        if x.dim() != 2 or x.shape[1] != self.n:
+            raise InputError(f"x has shape {tuple(x.shape)}; allowed: (b, {self.n}), one vector a row.")
+        if not ((x == 0) | (x == 1)).all():
+            raise InputError(f"x holds {x[(x != 0) & (x != 1)][0].item():g}; allowed: 0 and 1 (binarise it first).")
+        return x.to(self.dtype)
+
+
+def log_bernoulli(logits: Float[Tensor, "b n"], x: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    r"""\sum_d x_d \log σ(a_d) + (1 - x_d) \log(1 - σ(a_d)) = \sum_d x_d a_d - \log(1 + e^{a_d}), stable for any a."""
+    return -torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(-1)
+
+
+def draw(logit: Tensor, u: Tensor, x: Tensor, observed: Tensor, log_w: Tensor) -> Tensor:
+    """One step of clamped sampling: the next variable of each row, all (b,); adds its term of eq. (3) to log_w in place."""
+    new = torch.where(observed, x, (u < logit.sigmoid()).to(x.dtype))
+    log_w += torch.where(observed, new * logit - torch.nn.functional.softplus(logit), 0.0)
+    return new
+
+
+def _observed_first(observed: Bool[Tensor, "b n"]) -> bool:
+    return bool((observed[:, 1:] <= observed[:, :-1]).all())
+
+
+def _sizes(count: int, chunk: int) -> list[int]:
+    return [chunk] * (count // chunk) + ([count % chunk] if count % chunk else [])

@@ -1,0 +1,173 @@
+r"""Maximum likelihood: what every model of this room does with its parameters.
+
+    \min_θ  KL(p_data ‖ p_θ)  =  \min_θ  E_{x ~ p_data}[ −\log p_θ(x) ] − H(p_data)       (1)
+
+by Adam (Kingma & Ba 2015) on minibatches. The model that is evaluated, saved and used
+is the exponential average of the iterates (Polyak & Juditsky 1992):
+
+    \bar θ_t = α_t \bar θ_{t−1} + (1 − α_t) θ_t,    α_t = \min(α, (t + 1)/(t + 10))        (2)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ptheta.data.order import minibatches
+from ptheta.engine import checkpoint
+from ptheta.engine.errors import InputError
+from ptheta.engine.hardware import Hardware
+from ptheta.engine.method import Between, Config, Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ptheta.data.binary import BinaryData
+
+AVERAGE_EVERY = 10  # updates between two steps of eq. (2), whose α is taken to this power
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig(Config):
+    """Hyperparameters of eqs. (1) and (2)."""
+
+    batch_size: Annotated[int, Between(1)] = 100
+    """Vectors in a minibatch, over all processes."""
+    learning_rate: Annotated[float, Between(0, open=True)] = 1e-3
+    """Adam's step size at its highest."""
+    warmup: Annotated[int, Between(0)] = 100
+    """Updates over which the step size rises from zero."""
+    decay: Annotated[float, Between(0, 1)] = 1.0
+    """Share of the run over which, at its end, the step size falls to zero along a half cosine; 0: constant."""
+    weight_decay: Annotated[float, Between(0)] = 0.0
+    """Decoupled weight decay (AdamW)."""
+    average: Annotated[float, Between(0, 0.999999)] = 0.998
+    """α of eq. (2); 0 takes the last iterate."""
+
+
+class MaximumLikelihood:
+    """The method shared by the models of this room. A subclass names `Config`, `Model` and its `steps`."""
+
+    Config: type
+    Model: type
+    unit = "updates"
+    steps: int
+    figure = "nats"
+    better: Literal["lower", "higher"] = "lower"
+
+    def __init__(self, config: Any, data: BinaryData, seed: int, hardware: Hardware, steps: int):
+        self.config, self.data, self.seed, self.hardware, self.total = config, data, seed, hardware, steps
+        self.x = data.split("train").to(hardware.device)
+        own = {f for f in config.to_dict() if f not in LikelihoodConfig.__dataclass_fields__}
+        self.model = self.Model(
+            n=data.n, shape=data.shape, seed=seed, **{k: v for k, v in config.to_dict().items() if k in own}
+        )
+        self.model.start_at(log_odds(self.x))
+        self.trained = hardware.prepare(self.model)
+        self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.step = 0
+
+    @staticmethod
+    def open_data(spec: Any, size: int, threshold: float) -> BinaryData:
+        from ptheta.data.binary import load
+
+        return load(spec, size=size, threshold=threshold)
+
+    def batches(self, start: int, rank: int, world: int) -> Iterator[Float[Tensor, "b n"]]:
+        for rows in minibatches(len(self.x), self.config.batch_size, self.seed, start, rank, world):
+            yield self.x[rows.to(self.x.device)].to(self.model.dtype)
+
+    def update(self, batch: Float[Tensor, "b n"]) -> dict[str, Tensor]:
+        """One step of Adam on eq. (1), then eq. (2)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.model.train()
+        with self.hardware.autocast():
+            loss = self.trained(batch, self.step).mean()
+        self.hardware.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        if self.step % AVERAGE_EVERY == 0 or self.step < AVERAGE_EVERY:
+            every = AVERAGE_EVERY if self.step >= AVERAGE_EVERY else 1
+            alpha = min(self.config.average, (self.step + 1) / (self.step + 10)) ** every
+            torch._foreach_lerp_(list(self.averaged.parameters()), [p.detach() for p in self.model.parameters()], 1 - alpha)
+        return {"loss": loss.detach()}
+
+    def learning_rate(self, step: int) -> float:
+        """Linear rise over `warmup` updates, constant, then a half cosine over the last `decay` of the run."""
+        rise = min(1.0, (step + 1) / (self.config.warmup + 1))
+        left = (self.total - step) / max(1.0, self.config.decay * self.total) if self.config.decay else 1.0
+        return self.config.learning_rate * rise * 0.5 * (1 - math.cos(math.pi * min(1.0, left)))
+
+    def evaluate(self, data: BinaryData, split: str, limit: int | None = None) -> dict[str, Estimate]:
+        """−log p(x) of the averaged model in nats, and the same in bits per dimension."""
+        return evaluate(self.averaged, data.split(split)[:limit])
+
+    def pictures(self) -> dict[str, Figure]:
+        from ptheta.density import pictures
+
+        return pictures.of_model(self.averaged, self.data, self.seed)
+
+    def save_model(self, folder: Path) -> None:
+        self.averaged.save_pretrained(folder, about={"data": self.data.name}, card=self.card())
+
+    def card(self) -> str:
+        """The text of the model card: what was learned, from what, and how to use it."""
+        fields = "\n".join(f"| {k} | {v} |" for k, v in self.config.to_dict().items())
+        return (
+            f"---\nlibrary_name: ptheta\ntags: [ptheta, {self.model.name}, density-estimation]\n---\n\n"
+            f"# {self.model.name} on {self.data.name}\n\n"
+            f"p(x) of binary vectors with {self.data.n} variables, after {self.step:,} updates, seed {self.seed}.\n\n"
+            f"Data: {self.data.origin}\n\n| hyperparameter | value |\n|---|---|\n{fields}\n\n"
+            f"```python\nimport ptheta\nmodel = ptheta.load(\"this folder\")\nmodel.log_prob(x)   # nats, (b,)\n"
+            f"model.sample(16)\nmodel.complete(x, observed)\nmodel.embed(x)\n```\n"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": checkpoint.optimizer_state(self.model, self.optimizer),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        checkpoint.load_optimizer_state(self.model, self.optimizer, state.get("optimizer", {}))
+
+    def start_from(self, model: Any) -> None:
+        """Weights of another model of the same kind and size (`--init`), before the first update."""
+        if model.arguments != self.model.arguments and {k: v.shape for k, v in model.state_dict().items()} != {
+            k: v.shape for k, v in self.model.state_dict().items()
+        }:
+            raise InputError(f"--init holds a {model.name} of {model.arguments}; this run wants {self.model.arguments}.")
+        self.model.load_state_dict(model.state_dict())
+        self.averaged.load_state_dict(model.state_dict())
+
+
+def log_odds(x: Tensor) -> Float[Tensor, " n"]:
+    """Log-odds of each variable, (N, n) -> (n,), with one count of either value added (Laplace)."""
+    ones, count = x.sum(0, dtype=torch.float64), len(x)
+    return ((ones + 1) / (count - ones + 1)).log().float()
+
+
+def evaluate(model: Any, x: Tensor) -> dict[str, Estimate]:
+    """nats: mean −log p(x) of a model over vectors x (N, n); bits_per_dim: the same / (n ln 2)."""
+    if len(x) == 0:
+        raise InputError("there is no vector to evaluate on; name another --split.")
+    nats = -model.log_prob(x).cpu()
+    return {"nats": Estimate.of(nats), "bits_per_dim": Estimate.of(nats / (model.n * math.log(2)))}

@@ -1,0 +1,85 @@
+r"""A linear layer that sees only what its degrees allow.
+
+Unit k of a layer has a degree m(k): it may depend on the first m(k) variables of the ordering (Germain et al. 2015,
+eqs. 12 and 13):
+
+    y = x (W ∘ M)^T + b,    M_{kj} = 1[m(k) ≥ m(j)]   (hidden),    1[m(k) > m(j)]   (output)
+
+Masks are computed from the degrees and never multiplied into the weights, which belong to all masks. Where the units of
+both layers are sorted by degree, M is a staircase: whole blocks of it are zero and are not multiplied at all, which
+halves the work of a large layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+BLOCKS = 8  # steps of the staircase in a large layer
+LARGE = 2**20  # weights from which blocks pay
+
+Plan = list[tuple[int, int, int, int]]
+
+
+def plan(out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: bool) -> Plan:
+    """Row blocks (first row, last row, c0, c1): columns below c0 are all allowed, from c1 on all forbidden."""
+    rows, columns = len(out_degrees), len(in_degrees)
+    is_sorted = bool((out_degrees.diff() >= 0).all() and (in_degrees.diff() >= 0).all())
+    if not is_sorted or rows * columns < LARGE:
+        return [(0, rows, 0, columns)]
+    limits = torch.searchsorted(in_degrees, out_degrees, right=not strict).tolist()
+    size = -(-rows // BLOCKS)
+    return [(r, min(r + size, rows), limits[r], limits[min(r + size, rows) - 1]) for r in range(0, rows, size)]
+
+
+def mask(out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: bool) -> Tensor:
+    """M, (o, i) of bool."""
+    return out_degrees[:, None] > in_degrees if strict else out_degrees[:, None] >= in_degrees
+
+
+class _MaskedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, W, b, out_degrees, in_degrees, strict, blocks, dtype):
+        x, b = x.to(dtype), b.to(dtype)
+        allowed = torch.empty_like(W, dtype=dtype)
+        parts = []
+        for r, s, c0, c1 in blocks:
+            w = allowed[r:s, :c1]
+            w.copy_(W[r:s, :c1])
+            w[:, c0:] *= mask(out_degrees[r:s], in_degrees[c0:c1], strict).to(dtype)
+            parts.append(torch.addmm(b[r:s], x[:, :c1], w.t()))
+        ctx.save_for_backward(x, allowed, out_degrees, in_degrees)
+        ctx.strict, ctx.blocks, ctx.wide = strict, blocks, W.dtype
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    @staticmethod
+    def backward(ctx, grad_y):
+        x, allowed, out_degrees, in_degrees = ctx.saved_tensors
+        grad_y = grad_y.to(x.dtype)
+        grad_W = torch.empty_like(allowed, dtype=ctx.wide)
+        grad_x = torch.zeros_like(x, dtype=ctx.wide) if ctx.needs_input_grad[0] else None
+        for r, s, c0, c1 in ctx.blocks:
+            g = grad_y[:, r:s]
+            part = g.t().contiguous() @ x[:, :c1]
+            part[:, c0:] *= mask(out_degrees[r:s], in_degrees[c0:c1], ctx.strict).to(part.dtype)
+            grad_W[r:s, :c1] = part
+            grad_W[r:s, c1:] = 0
+            if grad_x is not None:
+                grad_x[:, :c1] += g @ allowed[r:s, :c1]
+        return grad_x, grad_W, grad_y.sum(0, dtype=ctx.wide), None, None, None, None, None
+
+
+def masked_linear(
+    x: Float[Tensor, "b i"],
+    W: Float[Tensor, "o i"],
+    b: Float[Tensor, " o"],
+    out_degrees: Int[Tensor, " o"],
+    in_degrees: Int[Tensor, " i"],
+    strict: bool,
+    blocks: Plan,
+) -> Float[Tensor, "b o"]:
+    """x (W ∘ M)^T + b; `blocks` is `plan` of the same degrees. In autocast the products run in its precision."""
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else W.dtype
+    return _MaskedLinear.apply(x, W, b, out_degrees, in_degrees, strict, blocks, dtype)  # type: ignore[no-any-return]

@@ -1,0 +1,200 @@
+r"""Checkpoints that survive any instant at which the machine may stop.
+
+A checkpoint is a folder `NNNNNNNNNN/` with `tensors.safetensors` and `state.json`.
+It is written under another name, flushed to the disk and then renamed, so that a
+folder with a step for its name is complete. Both files carry a SHA-256; a
+checkpoint whose bytes do not match is passed over for the one before it.
+Nothing in it can run code when it is loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ptheta.engine.errors import InputError
+
+FORMAT = 1
+
+
+def save(folder: Path, step: int, state: dict[str, Any], keep: set[int] = frozenset()) -> Path:  # type: ignore[assignment]
+    """Write `state` (nested dicts of tensors and JSON values) as checkpoint `step`, then drop those not in `keep`.
+
+    Raises InputError when the disk is full or read-only; what was saved before is then untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target, part = folder / f"{step:010d}", folder / f".part-{step:010d}"
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _split(state, "", tensors)
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        with full_disk_is_an_input_error(f"the checkpoint of step {step} in {folder}"):
+            write_tensors(part / "tensors.safetensors", tensors)
+            body = json.dumps({"format": FORMAT, "step": step, "tensors": sha256(part / "tensors.safetensors"), "state": tree})
+            write_text(part / "state.json", json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(part, target)
+            flush_folder(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    for old, path in steps(folder):
+        if old != step and old not in keep:
+            shutil.rmtree(path, ignore_errors=True)
+    return target
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The state of one checkpoint. Raises InputError if it is incomplete, altered or of a newer format."""
+    from safetensors.torch import load_file
+
+    try:
+        outer = json.loads((path / "state.json").read_text())
+        body = outer["body"]
+        if hashlib.sha256(body.encode()).hexdigest() != outer["sha256"]:
+            raise InputError(f"{path / 'state.json'} does not match its checksum")
+        inner = json.loads(body)
+        if inner["format"] > FORMAT:
+            raise InputError(f"{path} has format {inner['format']}; this ptheta reads up to {FORMAT}: update ptheta")
+        if sha256(path / "tensors.safetensors") != inner["tensors"]:
+            raise InputError(f"{path / 'tensors.safetensors'} does not match its checksum")
+        return _join(inner["state"], load_file(path / "tensors.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
+def newest(folder: Path) -> tuple[int, dict[str, Any]] | None:
+    """(step, state) of the newest checkpoint that is whole; says on stderr which ones were passed over.
+
+    None when there is no checkpoint at all. Raises InputError when there are some and none is whole.
+    """
+    found = sorted(steps(folder), reverse=True)
+    for step, path in found:
+        try:
+            return step, load(path)
+        except InputError as error:
+            print(f"ptheta: passed over a checkpoint: {error}", file=sys.stderr)
+    if found:
+        raise InputError(f"no checkpoint in {folder} is whole; start again with another --out.")
+    return None
+
+
+def steps(folder: Path) -> Iterator[tuple[int, Path]]:
+    """(step, path) of every complete checkpoint in a folder."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name.isdigit():
+                yield int(path.name), path
+
+
+def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's tensors by parameter name, {name: {"exp_avg": …}}, so that their order cannot matter."""
+    return {name: dict(optimizer.state[p]) for name, p in module.named_parameters() if p in optimizer.state}
+
+
+def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    for name, p in module.named_parameters():
+        if name in state:
+            optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state[name].items()}
+
+
+def _split(node: dict[str, Any], prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The JSON part of a nested state; its tensors go into `tensors` under their path."""
+    rest = {}
+    for key, value in node.items():
+        if "/" in key:
+            raise KeyError(f"the key {key!r} holds a slash")
+        if isinstance(value, dict):
+            rest[key] = _split(value, f"{prefix}{key}/", tensors)
+        elif isinstance(value, torch.Tensor):
+            tensors[prefix + key] = value.detach().contiguous()
+        else:
+            rest[key] = value
+    return rest
+
+
+def _join(tree: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    for path, tensor in tensors.items():
+        node = tree
+        *parents, leaf = path.split("/")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = tensor
+    return tree
+
+
+# ---------------------------------------------------------------- files
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class full_disk_is_an_input_error:
+    """Context that turns 'no space left', 'quota', 'read-only' into one clear message."""
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        from safetensors import SafetensorError
+
+        reason = None
+        if isinstance(error, OSError) and error.errno in _FULL:
+            reason = os.strerror(error.errno or 0)
+        elif isinstance(error, SafetensorError) and ("os error" in str(error) or "I/O error" in str(error)):
+            reason = str(error)
+        if reason:
+            message = f"{self.what} could not be written: {reason}. What was saved before is whole; make room, then resume."
+            raise InputError(message) from error
+        return False
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Tensors to a safetensors file, flushed to the disk."""
+    from safetensors.torch import save_file
+
+    save_file(tensors, path)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file at once and for good: written beside it, flushed, renamed."""
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the renames in a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,156 @@
+r"""The loop. It counts, logs, evaluates, saves and stops; the equations are in the method."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ptheta.engine import checkpoint
+from ptheta.engine.errors import InputError
+from ptheta.engine.hardware import Hardware
+from ptheta.engine.method import Method
+from ptheta.engine.options import Options
+from ptheta.engine.progress import Progress
+from ptheta.engine.run import Run
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (Ctrl-C, SIGTERM) and has saved itself."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"stopped at step {step:,}")
+        self.signum, self.step = signum, step
+
+
+def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardware) -> None:
+    """Train `method` up to `options.steps` updates, going on from the newest checkpoint if there is one.
+
+    Every `eval_every` steps the figure of the validation split (the training split if there is none) is measured;
+    the best model so far is written to `run.model`. A checkpoint is written then and every `save_every` seconds.
+
+    Raises InputError on a loss that is not finite (the last good checkpoint stays) or a full disk,
+    and Interrupted after Ctrl-C or SIGTERM, with everything saved.
+    """
+    steps = options.steps or method.steps
+    eval_every = options.eval_every or max(1, steps // 20)
+    log_every = max(1, min(50, eval_every))
+    split = "valid" if "valid" in data.splits else "train"
+    sign = 1.0 if method.better == "lower" else -1.0
+    step, best_step, best, kept = 0, 0, math.inf, []
+    bad = torch.full((), steps + 1, device=hardware.device)  # the first step whose loss was not finite
+    sums: dict[str, torch.Tensor] = {}
+
+    if (found := checkpoint.newest(run.checkpoints)) is not None:
+        step, state = found
+        method.load_state_dict(state["method"])
+        best_step, best, kept = state["best_step"], state["best"], state["kept"]
+        sums = {name: value.to(hardware.device) for name, value in state.get("sums", {}).items()}
+        if hardware.main:
+            run.cut_back(state["log_sizes"])
+
+    def refuse_if_bad() -> None:
+        if int(bad) <= steps:
+            good = max((s for s, _ in checkpoint.steps(run.checkpoints)), default=None)
+            kept = f"the checkpoint of step {good:,} is kept" if good is not None else "no checkpoint had been written yet"
+            raise InputError(
+                f"the loss of step {int(bad):,} is not finite; {kept} in {run.path}. "
+                "Try a smaller --learning-rate, or --precision fp32."
+            )
+
+    def save() -> None:
+        refuse_if_bad()
+        if hardware.main:
+            state = {
+                "method": method.state_dict(), "best_step": best_step, "best": best, "kept": kept,
+                "sums": sums, "log_sizes": run.metrics_size(),
+            }  # fmt: skip
+            checkpoint.save(run.checkpoints, step, state, keep={best_step, *kept})
+            kept[:] = ([*kept, step])[-options.keep :] if options.keep else []
+        hardware.wait()
+
+    def evaluate() -> None:
+        nonlocal best, best_step
+        refuse_if_bad()
+        figures = method.evaluate(data, split, options.eval_size)
+        if hardware.main:
+            run.log(step, split, flat(figures))
+        value = sign * figures[method.figure].mean
+        progress.note(f"{split} {method.figure} {figures[method.figure].mean:.4g}")
+        if value < best:
+            best, best_step = value, step
+            if hardware.main:
+                with checkpoint.full_disk_is_an_input_error(f"the model of step {step} in {run.path}"):
+                    method.save_model(run.model)
+
+    progress = Progress(step, steps, method.unit, hardware.main)
+    started = saved = time.monotonic()
+    with stop_signals() as received, progress:
+        if step == 0:
+            evaluate()
+            save()
+        if step < steps:
+            for batch in method.batches(step, hardware.rank, hardware.world):
+                logs = method.update(batch)
+                step += 1
+                bad = torch.where(torch.isfinite(logs["loss"]), bad, bad.clamp(max=step))
+                for name, value in logs.items():
+                    sums[name] = sums[name] + value if name in sums else value.clone()
+                if step % log_every == 0:
+                    refuse_if_bad()
+                    means = {n: hardware.mean(v).item() / log_every for n, v in sums.items()}
+                    sums = {}
+                    if hardware.main:
+                        run.log(step, "train", means)
+                    progress.note(f"loss {means['loss']:.4g}")
+                progress.advance(step)
+                now = time.monotonic()
+                stop = hardware.agree(bool(received) or bool(options.max_time and now - started > 60 * options.max_time))
+                if step % eval_every == 0 or step >= steps:
+                    evaluate()
+                    save()
+                    saved = now
+                elif stop or hardware.agree(now - saved > options.save_every):
+                    save()
+                    saved = now
+                if stop or step >= steps or (options.patience and step - best_step >= options.patience * eval_every):
+                    break
+    if received:
+        raise Interrupted(received[0], step)
+    if hardware.main:
+        run.draw(method.pictures())
+
+
+def flat(figures: dict[str, Any]) -> dict[str, float]:
+    """{"nats": Estimate} as {"nats": mean, "nats_se": standard error}: the names of metrics.jsonl and --json."""
+    out: dict[str, float] = {}
+    for name, estimate in figures.items():
+        out[name] = estimate.mean
+        if not math.isnan(estimate.standard_error):
+            out[f"{name}_se"] = estimate.standard_error
+    return out
+
+
+@contextmanager
+def stop_signals():
+    """List that receives SIGINT and SIGTERM while inside; a second Ctrl-C interrupts at once."""
+    received: list[int] = []
+
+    def note(signum, frame):
+        if received and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(signum)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are somebody else's
+        before = {}
+    try:
+        yield received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

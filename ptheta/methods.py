@@ -1,0 +1,20 @@
+"""The catalogue: every method and every command of a room, by name. The only registry.
+
+A method's module exposes `Config`, `Model` and `Method`; the first line of its docstring is its title.
+"""
+
+METHODS: dict[str, str] = {
+    "fvsbn": "ptheta.density.fvsbn",
+    "nade": "ptheta.density.nade",
+    "made": "ptheta.density.made",
+}
+
+ABOUT: dict[str, str] = {
+    "fvsbn": "p(x) as one strictly triangular logistic regression (Frey 1998)",
+    "nade": "p(x) with tied weights, O(n·h) a vector (Larochelle & Murray 2011)",
+    "made": "p(x) by a masked autoencoder, any depth and ordering (Germain et al. 2015)",
+}
+
+COMMANDS: dict[str, str] = {
+    "ladder": "ptheta.density.ladder",
+}
