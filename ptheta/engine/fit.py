@@ -6,6 +6,7 @@ import math
 import signal
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from ptheta.engine.run import Run
 class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has saved itself."""
 
-    def __init__(self, signum: int, step: int):
+    def __init__(self, signum: int, step: int, out: Path):
         super().__init__(f"stopped at step {step:,}")
-        self.signum, self.step = signum, step
+        self.signum, self.step, self.out = signum, step, out
 
 
 def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardware) -> None:
@@ -120,7 +121,7 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
                 if stop or step >= steps or (options.patience and step - best_step >= options.patience * eval_every):
                     break
     if received:
-        raise Interrupted(received[0], step)
+        raise Interrupted(received[0], step, run.path)
     if hardware.main:
         run.draw(method.pictures())
 

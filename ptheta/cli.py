@@ -1,0 +1,172 @@
+"""The command line. It parses the command and the method's name first and imports only what these need."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ptheta.engine.errors import InputError, UsageError, unknown
+from ptheta.methods import ABOUT, COMMANDS
+
+HELP = """ptheta: learn p_θ(y | c), and use it.
+
+  ptheta tour                         learn the digits, write an illustrated page (start here)
+  ptheta list                         the methods
+  ptheta train METHOD [options]       learn; `ptheta train METHOD --help` lists the options
+  ptheta evaluate RUN [--split S] [--data D] [--json]
+  ptheta sample RUN [--count N] [--seed S] [--out FILE]
+  ptheta complete RUN [--data D] [--split S] [--count N] [--hide H] [--particles P] [--seed S] [--out FILE]
+  ptheta embed RUN [--data D] [--split S] [--out FILE]
+  ptheta ladder [--data D]            tables, fvsbn, one MLP a conditional, nade: parameters, nats, seconds
+  ptheta doctor [--json]              what works on this machine, to paste into a bug report
+  ptheta --version
+
+RUN is a run directory, a model folder, or a Hub id. Results go to stdout, progress and messages to stderr.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        code = run(argv)
+    except (UsageError, InputError) as error:
+        print(f"ptheta: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("ptheta: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if argv else 2
+    command, rest = argv[0], argv[1:]
+    if command in ("-V", "--version"):
+        from ptheta import __version__
+
+        print(f"ptheta {__version__}")
+        return 0
+    commands = {
+        "list": list_methods, "train": train, "evaluate": evaluate, "sample": sample, "complete": complete,
+        "embed": embed, "doctor": doctor, "tour": tour,
+    }  # fmt: skip
+    if command in commands:
+        return commands[command](rest) or 0
+    if command in COMMANDS:
+        import importlib
+
+        return importlib.import_module(COMMANDS[command]).command(rest) or 0
+    raise unknown("command", command, [*commands, *COMMANDS], "`ptheta --help` describes them.")
+
+
+def list_methods(argv: list[str]) -> None:
+    if argv in (["--json"],):
+        print(json.dumps(ABOUT))
+        return
+    if argv:
+        raise UsageError(f"list takes only --json, not {argv[0]!r}.")
+    for name, about in ABOUT.items():
+        print(f"{name:10} {about}")
+
+
+def train(argv: list[str]) -> int:
+    """`ptheta train METHOD [options]`."""
+    if not argv or argv[0].startswith("-"):
+        raise UsageError(f"train wants a method first; allowed: {', '.join(ABOUT)}. For example: ptheta train made")
+    import dataclasses
+    import signal
+
+    import tyro
+
+    from ptheta import api
+    from ptheta.engine.options import Options
+
+    name = argv[0]
+    module = api.method(name)
+    Train = dataclasses.make_dataclass(
+        "Train",
+        [
+            ("options", tyro.conf.OmitArgPrefixes[Options], Options()),
+            ("config", tyro.conf.OmitArgPrefixes[module.Config], module.Config()),
+        ],
+    )
+    description = (module.__doc__ or "").split("\n\n")[0] + f"\n\nSteps by default: {module.Method.steps:,}."
+    parsed: Any = tyro.cli(Train, args=argv[1:], prog=f"ptheta train {name}", description=description)
+    default = module.Config()
+    given = {k: v for k, v in parsed.config.to_dict().items() if v != getattr(default, k) or f"--{k.replace('_', '-')}" in argv}
+
+    from ptheta.engine.fit import Interrupted
+
+    try:
+        done = api.run_method(name, parsed.options.data, parsed.options, given, api.shell(["train", *argv]))
+    except Interrupted as stop:
+        again = "" if "--resume" in argv else " --resume"
+        where = "" if parsed.options.out else f" --out {stop.out}"
+        print(f"ptheta: {stop}, saved. Go on with:\n  {api.shell(['train', *argv])}{where}{again}", file=sys.stderr)
+        return 130 if stop.signum == signal.SIGINT else 143
+    summary(done)
+    return 0
+
+
+def summary(done: Any) -> None:
+    """After training: the best figure, and what to do next."""
+    best = min((m for m in done.metrics() if "nats" in m), key=lambda m: m["nats"], default=None)
+    if best:
+        print(f"best {best['split']} {best['nats']:.3f} ± {best.get('nats_se', 0):.3f} nats at step {best['step']:,}")
+    print(f"{done.path}", flush=True)
+    print(f"next: ptheta sample {done.path}   ptheta evaluate {done.path}   ptheta complete {done.path}", file=sys.stderr)
+
+
+def options_of(argv: list[str], function: Any, prog: str) -> Any:
+    """Parse `argv` by the signature and docstring of `function`, and call it."""
+    import tyro
+
+    return tyro.cli(function, args=argv, prog=f"ptheta {prog}")
+
+
+def evaluate(argv: list[str]) -> None:
+    from ptheta import use
+
+    options_of(argv, use.evaluate, "evaluate")
+
+
+def sample(argv: list[str]) -> None:
+    from ptheta import use
+
+    options_of(argv, use.sample, "sample")
+
+
+def complete(argv: list[str]) -> None:
+    from ptheta import use
+
+    options_of(argv, use.complete, "complete")
+
+
+def embed(argv: list[str]) -> None:
+    from ptheta import use
+
+    options_of(argv, use.embed, "embed")
+
+
+def doctor(argv: list[str]) -> int:
+    if argv not in ([], ["--json"]):
+        raise UsageError(f"doctor takes only --json, not {argv[0]!r}.")
+    from ptheta.doctor import doctor as examine
+
+    return examine(json="--json" in argv)
+
+
+def tour(argv: list[str]) -> None:
+    from ptheta import tour as tour_module
+
+    options_of(argv, tour_module.tour, "tour")

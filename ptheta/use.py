@@ -1,0 +1,207 @@
+"""What a person does with a trained model on the command line: evaluate, sample, complete, embed."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from ptheta import api
+from ptheta.engine.errors import InputError, UsageError
+from ptheta.engine.fit import flat
+from ptheta.engine.pretrained import read_config
+
+Source = Annotated[str, tyro.conf.Positional]
+
+
+def open_source(run: str, data: str | None) -> tuple[Any, Any]:
+    """The model of a run, model folder or Hub id, and the observations it is asked about."""
+    from ptheta.data.binary import load as load_data
+    from ptheta.engine.run import Run
+
+    model = api.load(run)
+    if (Path(run) / "checkpoints").exists():
+        return model, api.data_of(Run.open(run), data)
+    if data is None:
+        folder = Path(run)
+        about = read_config(folder).get("data") if folder.is_dir() else None
+        if not about:
+            raise UsageError(f"{run} does not say what it was trained on; name the data with --data.")
+        data = about
+    return model, load_data(data)
+
+
+def evaluate(run: Source, data: str | None = None, split: str | None = None, json: bool = False) -> None:
+    """Measure −log p of every split: nats ± standard error, and bits per dimension.
+
+    Args:
+        run: Run directory, model folder or Hub id.
+        data: Other data than the run was trained on.
+        split: One split (default: all there are).
+        json: Print one JSON object a split.
+    """
+    from ptheta.density.likelihood import evaluate as measure
+
+    model, observations = open_source(run, data)
+    fits(model, observations)
+    for name in [split] if split else observations.splits:
+        try:
+            x = observations.split(name)
+        except InputError as error:
+            if split:
+                raise
+            print(f"ptheta: the {name} split is left out: {error}", file=sys.stderr)
+            continue
+        figures = flat(measure(model, x))
+        if json:
+            about = {"method": model.name, "data": observations.name, "split": name, "metrics": figures}
+            print(json_module.dumps(about))
+        else:
+            error = figures.get("nats_se", float("nan"))
+            print(f"{name:6} {figures['nats']:10.4f} ± {error:.4f} nats   {figures['bits_per_dim']:.5f} bits/dim   {len(x):,} vectors")
+
+
+def sample(run: Source, count: int = 64, seed: int = 0, out: Path | None = None) -> None:
+    """Draw from p(x); writes a PNG grid (for pictures) and the vectors as .npy.
+
+    Args:
+        run: Run directory, model folder or Hub id.
+        count: How many.
+        seed: Of the draws.
+        out: File name without ending (default: samples-seedS in the run or here).
+    """
+    model = api.load(run)
+    write(model.sample(count, seed), model.shape, target(run, out, f"samples-seed{seed}"))
+
+
+def complete(
+    run: Source, data: str | None = None, split: str = "test", count: int = 8,
+    hide: Literal["bottom", "top", "left", "right", "random"] = "bottom", share: float = 0.5,
+    particles: int = 256, seed: int = 0, out: Path | None = None,
+) -> None:  # fmt: skip
+    """Hide a part of observed vectors and draw it back; writes a PNG grid and .npy.
+
+    Args:
+        run: Run directory, model folder or Hub id.
+        data: Other data than the run was trained on.
+        split: Where the observed vectors come from.
+        count: How many of them.
+        hide: Which part is hidden. Vectors that are no pictures know bottom (the last variables), top and random.
+        share: How much of it, in (0, 1].
+        particles: Draws to choose from where the completion is not exact.
+        seed: Of the draws.
+        out: File name without ending (default: completions-HIDE-seedS in the run or here).
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"share = {share} is impossible; allowed: above 0 and at most 1 (option --share).")
+    if particles < 1 or count < 1:
+        raise UsageError(f"particles = {particles}, count = {count}; allowed: at least 1 of each.")
+    model, observations = open_source(run, data)
+    fits(model, observations)
+    if split not in observations.splits:
+        split = observations.splits[-1]
+    try:
+        x = observations.split(split)[:count]
+    except InputError:
+        x = observations.split("train")[:count]
+    observed = ~hidden_part(hide, share, model.n, model.shape, seed)
+    done = model.complete(x, observed, seed=seed, particles=particles)
+    path = target(run, out, f"completions-{hide}-seed{seed}")
+    if done.exact:
+        print("exact: the observed variables come first in the ordering")
+    else:
+        worst, median = done.effective.min().item(), done.effective.median().item()
+        print(f"approximate: effective sample size {median:.1f} of {done.particles} (median), {worst:.1f} (worst)")
+        if median < 2:
+            print(
+                "ptheta: hardly more than one draw counts, so these completions are unreliable; raise --particles, or hide "
+                "what comes last in the ordering.",
+                file=sys.stderr,
+            )
+    shown = torch.where(observed, x.float(), 0.3)
+    write(done.x, model.shape, path, picture=torch.stack([shown, done.x.cpu().float(), x.float()], 1).flatten(0, 1), columns=3)
+
+
+def hidden_part(hide: str, share: float, n: int, shape: tuple[int, int] | None, seed: int) -> torch.Tensor:
+    """Bool (n,): what is hidden."""
+    from ptheta.data.order import generator
+
+    if hide == "random":
+        return torch.rand(n, generator=generator(seed, 0, "hide")) < share
+    if shape is None and hide in ("left", "right"):
+        raise UsageError(f"hide = {hide} wants pictures, and these vectors have no shape; allowed: bottom, top, random.")
+    h, w = shape or (n, 1)
+    hidden = torch.zeros(h, w, dtype=torch.bool)
+    rows, columns = max(1, round(share * h)), max(1, round(share * w))
+    if hide == "bottom":
+        hidden[h - rows :] = True
+    elif hide == "top":
+        hidden[:rows] = True
+    elif hide == "left":
+        hidden[:, :columns] = True
+    else:
+        hidden[:, w - columns :] = True
+    return hidden.flatten()
+
+
+def embed(run: Source, data: str | None = None, split: str = "train", out: Path | None = None) -> None:
+    """Write the model's features of a split as .npy, (N, features).
+
+    Args:
+        run: Run directory, model folder or Hub id.
+        data: Other data than the run was trained on.
+        split: Which vectors.
+        out: File name without ending (default: embedding-SPLIT in the run or here).
+    """
+    model, observations = open_source(run, data)
+    fits(model, observations)
+    x = observations.split(split)
+    features = torch.cat([model.embed(rows) for rows in x.split(1000)])
+    write(features, None, target(run, out, f"embedding-{split}"))
+
+
+# ---------------------------------------------------------------- files
+
+
+def fits(model: Any, observations: Any) -> None:
+    if observations.n != model.n:
+        raise InputError(f"{observations.name} has {observations.n} variables and the model {model.n}; name fitting --data.")
+
+
+def target(run: str, out: Path | None, name: str) -> Path:
+    """Where results go, without ending. A name that the user gave is never overwritten; the default is numbered."""
+    if out is not None:
+        out = out.with_suffix("") if out.suffix in (".png", ".npy") else out
+        for suffix in (".npy", ".png"):
+            if out.with_suffix(suffix).exists():
+                raise UsageError(f"{out.with_suffix(suffix)} exists; name another --out.")
+        return out
+    folder = Path(run) if Path(run).is_dir() else Path(".")
+    k = 1
+    while (path := folder / (name if k == 1 else f"{name}-{k}")).with_suffix(".npy").exists():
+        k += 1
+    return path
+
+
+def write(x: torch.Tensor, shape: tuple[int, int] | None, path: Path, picture: torch.Tensor | None = None, columns: int = 8) -> None:
+    """x as PATH.npy and, where vectors are pictures, PATH.png; the names go to stdout."""
+    from ptheta.density.pictures import save_grid
+    from ptheta.engine.checkpoint import full_disk_is_an_input_error
+
+    array = x.cpu().numpy()
+    array = array.astype(np.uint8) if shape or ((array == 0) | (array == 1)).all() else array
+    with full_disk_is_an_input_error(f"{path}.npy"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, save in ((".npy", lambda p: np.save(p, array)), (".png", lambda p: save_grid(p, x if picture is None else picture, shape, columns))):  # type: ignore[arg-type]
+            if suffix == ".png" and shape is None:
+                continue
+            part = path.with_name(f".part-{path.name}{suffix}")
+            save(part)
+            os.replace(part, path.with_name(path.name + suffix))
+            print(path.with_name(path.name + suffix))
