@@ -1,0 +1,200 @@
+"""The tour: learn a distribution from real handwritten digits, use it, and write an illustrated page about it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptheta import api
+from ptheta.engine.errors import UsageError
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #666; --paper: #fdfcf9; --line: #ddd8cc; --accent: #2457a6; }
+@media (prefers-color-scheme: dark) { :root { --ink: #eee; --soft: #aaa; --paper: #16171a; --line: #33353b; --accent: #8ab4f8; } }
+body { font: 17px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); background: var(--paper);
+       max-width: 46rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }
+h1 { font-size: 2.1rem; line-height: 1.15; margin: 0 0 .3rem; } h2 { margin: 2.6rem 0 .4rem; font-size: 1.35rem; }
+p.lead { color: var(--soft); font-size: 1.12rem; margin-top: 0; }
+figure { margin: 1.2rem 0; } figcaption { color: var(--soft); font-size: .92rem; margin-top: .4rem; }
+img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 8px; box-sizing: border-box; }
+table { border-collapse: collapse; width: 100%; font-size: .95rem; } .wide { overflow-x: auto; }
+th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); } td.n { text-align: right; font-variant-numeric: tabular-nums; }
+code, pre { font: .86rem/1.5 ui-monospace, Menlo, Consolas, monospace; } pre { overflow-x: auto; padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 6px; }
+footer { margin-top: 3rem; color: var(--soft); font-size: .9rem; }
+"""
+
+
+def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
+    """Train MADE on the digits, sample it, ask it for densities, let it complete half-hidden digits; write OUT/index.html.
+
+    Args:
+        out: Folder for the page and for the run behind it. An earlier tour there is replaced, anything else is refused.
+        steps: Updates of the training.
+        seed: Of everything that is drawn.
+    """
+    began = time.monotonic()
+    page = out / "index.html"
+    if out.exists() and any(out.iterdir()) and not (page.exists() and "ptheta tour" in page.read_text(errors="ignore")):
+        raise UsageError(f"{out} holds something that is no tour; name another --out.")
+    k = 1
+    while (path := out / f"made-digits-{k}").exists():
+        k += 1
+    command = f"ptheta train made --data digits --steps {steps} --seed {seed} --out {path} " + flags(MADE_ON_DIGITS)
+    run = api.train(
+        "made", data="digits", steps=steps, seed=seed, out=str(path), eval_every=max(1, steps // 30), command=command, **MADE_ON_DIGITS
+    )
+    sections = [density_stop(run, command)]
+    out.mkdir(exist_ok=True)
+    from ptheta.engine.checkpoint import write_text
+
+    seconds = time.monotonic() - began
+    write_text(page, document(sections, seconds))
+    print(page)
+    print(f"ptheta: the tour took {seconds:.0f} s; open {page} in a browser.", file=sys.stderr)
+
+
+# Chosen on the validation split: see docs/density.md.
+MADE_ON_DIGITS: dict[str, Any] = {"hidden": (1000,), "learning_rate": 0.005, "dropout": 0.7}
+
+
+def flags(config: dict[str, Any]) -> str:
+    words = [(k, " ".join(map(str, v)) if isinstance(v, tuple) else str(v)) for k, v in config.items()]
+    return " ".join(f"--{k.replace('_', '-')} {v}" for k, v in words)
+
+
+def density_stop(run: Any, command: str) -> str:
+    """The density room: what was learned, in figures and pictures."""
+    from ptheta.data.binary import load as load_data
+    from ptheta.density import pictures
+    from ptheta.density.fvsbn import FVSBN
+    from ptheta.density.likelihood import evaluate, log_odds
+
+    model, data = api.load(run), load_data("digits")
+    train, test = data.split("train"), data.split("test")
+    independent = FVSBN(data.n)
+    independent.start_at(log_odds(train))
+    rows = []
+    for name, m, x in (
+        ("pixels independent of each other", independent, test),
+        ("MADE", model, test),
+        ("MADE, on the digits it was trained on", model, train),
+    ):
+        figures = evaluate(m, x)
+        nats, bits = figures["nats"], figures["bits_per_dim"]
+        rows.append(
+            f'<tr><td>{name}</td><td class="n">{nats.mean:.2f} ± {nats.standard_error:.2f}</td>'
+            f'<td class="n">{bits.mean:.3f}</td><td class="n">{nats.n:,}</td></tr>'
+        )
+    noise = (torch.rand(len(test), data.n, generator=torch.Generator().manual_seed(0)) < test.float().mean(0)).float()
+    flipped = test.clone()
+    flipped[:, 27] = 1 - flipped[:, 27]
+    scores = {
+        "test digits": model.log_prob(test), "the same, one pixel flipped": model.log_prob(flipped),
+        "noise with the digits' pixel means": model.log_prob(noise),
+    }  # fmt: skip
+    top = torch.zeros(8, 8, dtype=torch.bool)
+    top[:4] = True
+    left = torch.zeros(8, 8, dtype=torch.bool)
+    left[:, :4] = True
+    done = model.complete(test[:8], left.flatten(), particles=512)
+    ess = f"{done.effective.median().item():.0f} of {done.particles}"
+    return f"""
+<h2>A distribution of handwritten digits</h2>
+<p>1,257 scanned digits of 8 × 8 pixels, black or white. A masked autoencoder (MADE) learns the probability of every one of the
+2<sup>64</sup> such pictures: <i>p</i><sub>θ</sub>(<i>x</i>) = ∏ <i>p</i><sub>θ</sub>(<i>x</i><sub>d</sub> | <i>x</i><sub>&lt;d</sub>).</p>
+{image(curve(run), "The mean of −log p over the training digits and over digits held back, while it learns. The model that is kept is the best on the latter.")}
+{image(pictures.samples(test, model.sample(64, seed=1), data.shape or (8, 8), "MADE"), "Left: digits that it has never seen. Right: digits that it made up.")}
+<h2>How likely is this?</h2>
+<p>The density is exact: it sums to one over all pictures. Fewer nats are better.</p>
+<div class="wide"><table><tr><th>model</th><th>−log p, nats</th><th>bits a pixel</th><th>digits</th></tr>{"".join(rows)}</table></div>
+{image(histogram(scores), "It tells digits from what merely resembles them pixel by pixel.")}
+<h2>What belongs in the hidden half?</h2>
+{image(pictures.completions(model, test[:8], data.shape or (8, 8), 0), "The upper half is observed, the lower half is drawn. The pixels are visited row by row, so these draws are exact.")}
+{image(two_halves(test[:8], done.x, left), f"The left half is observed. It does not come first in the order, so each picture is chosen among many by its weight: {ess} draws count (median).")}
+<p>Again, and then your own data:</p>
+<pre>{html.escape(command)}
+ptheta sample {html.escape(str(run.path))}
+ptheta train made --data FILE_OR_FOLDER</pre>
+"""
+
+
+def curve(run: Any) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3))
+    axes = figure.add_subplot()
+    lines = run.metrics()
+    held = [(m["step"], m["nats"]) for m in lines if m["split"] == "valid"]
+    seen = [(m["step"], m["loss"]) for m in lines if m["split"] == "train"]
+    axes.plot(*zip(*seen, strict=True), label="training", linewidth=1, alpha=0.7)
+    axes.plot(*zip(*held, strict=True), label="validation", linewidth=2)
+    axes.set_ylim(min(v for _, v in [*held, *seen]) - 1, held[0][1] + 1)
+    axes.set_xlabel("updates")
+    axes.set_ylabel("nats")
+    axes.legend(frameon=False)
+    return figure
+
+
+def histogram(scores: dict[str, torch.Tensor]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3))
+    axes = figure.add_subplot()
+    low, high = min(float(v.min()) for v in scores.values()), max(float(v.max()) for v in scores.values())
+    bins = torch.linspace(low, high, 50).tolist()
+    for name, values in scores.items():
+        axes.hist(values.tolist(), bins=bins, alpha=0.55, label=name)
+    axes.set_xlabel("log p(x), nats")
+    axes.set_yticks([])
+    axes.legend(frameon=False)
+    return figure
+
+
+def two_halves(x: torch.Tensor, drawn: torch.Tensor, observed: torch.Tensor) -> Any:
+    from matplotlib.figure import Figure
+
+    from ptheta.density.pictures import grid
+
+    h, w = observed.shape
+    shown = torch.where(observed.flatten(), x.float(), 0.25)
+    figure = Figure(figsize=(7, 2.9))
+    axes = figure.add_subplot()
+    axes.imshow(grid(torch.cat([shown, drawn.float(), x.float()]), (h, w), len(x)), cmap="gray", vmin=0, vmax=1)
+    axes.set_yticks([h / 2 + k * (h + 1) for k in range(3)], ["observed", "drawn", "truth"])
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def image(figure: Any, caption: str) -> str:
+    """A figure as a self-contained <figure>."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+
+
+def document(sections: list[str], seconds: float) -> str:
+    import platform
+
+    import ptheta
+
+    body = "\n".join(sections)
+    about = f"Made by ptheta {ptheta.__version__} in {seconds:.0f} s, PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}."
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>ptheta tour</title><style>{STYLE}</style></head><body>
+<h1>What a machine can learn from pictures alone</h1>
+<p class="lead">Every system here is a conditional distribution p<sub>θ</sub>(y | c). This page was drawn by one that has just learned.</p>
+{body}
+<footer>{about}</footer></body></html>
+"""
