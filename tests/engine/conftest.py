@@ -1,0 +1,86 @@
+"""What the engine's tests share: small runs in this process, and real processes that are ended with the test."""
+
+import contextlib
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import ptheta
+
+SMALL = {"threads": 1, "learning_rate": 0.01, "warmup": 0}
+NO_HUB = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Runs choose the number of threads; other tests get theirs back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def train(tmp_path):
+    """A function that trains fvsbn on the digits in this process: `train("name", steps=20)`."""
+
+    def train(name: str = "run", data="digits", **options):
+        return ptheta.train("fvsbn", data=data, out=str(tmp_path / name), **{**SMALL, **options})
+
+    return train
+
+
+@pytest.fixture
+def command(capfd):
+    """A function that runs a command line in this process and returns (exit code, stdout, stderr)."""
+    from ptheta.cli import main
+
+    def command(*argv) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main([str(a) for a in argv])
+        return (left.value.code, *capfd.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function that starts `ptheta ARGS` as a process of its own, with pipes of text."""
+    with contextlib.ExitStack() as running:
+
+        def start(*argv, **more) -> subprocess.Popen:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ptheta", *map(str, argv)],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                env={**os.environ, **NO_HUB}, cwd=tmp_path, **more,
+            )  # fmt: skip
+            running.callback(process.kill)
+            return process
+
+        yield start
+
+
+def until_it_trains(process: subprocess.Popen) -> None:
+    """Wait for the line that is printed before the first update."""
+    for line in process.stderr:
+        if "→" in line:
+            return
+    raise AssertionError(f"the process ended with {process.wait()} before it trained")
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """{file: SHA-256} of everything below a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """What must not depend on how often a run was stopped: metrics, model, the tensors of the last checkpoint."""
+    last = max(p for p in (run / "checkpoints").iterdir() if p.name.isdigit())
+    files = [run / "metrics.jsonl", *sorted((run / "model").iterdir()), last / "tensors.safetensors"]
+    return {str(p.relative_to(run)): p.read_bytes() for p in files}
