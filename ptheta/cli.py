@@ -96,22 +96,22 @@ def train(argv: list[str]) -> int:
     Train = dataclasses.make_dataclass(
         "Train",
         [
-            ("options", tyro.conf.OmitArgPrefixes[Options], Options()),
-            ("config", tyro.conf.OmitArgPrefixes[module.Config], module.Config()),
+            ("run", tyro.conf.OmitArgPrefixes[Options], Options()),
+            ("method", tyro.conf.OmitArgPrefixes[module.Config], module.Config()),
         ],
     )
     description = (module.__doc__ or "").split("\n\n")[0] + f"\n\nSteps by default: {module.Method.steps:,}."
     parsed: Any = tyro.cli(Train, args=argv[1:], prog=f"ptheta train {name}", description=description)
     default = module.Config()
-    given = {k: v for k, v in parsed.config.to_dict().items() if v != getattr(default, k) or f"--{k.replace('_', '-')}" in argv}
+    given = {k: v for k, v in parsed.method.to_dict().items() if v != getattr(default, k) or f"--{k.replace('_', '-')}" in argv}
 
     from ptheta.engine.fit import Interrupted
 
     try:
-        done = api.run_method(name, parsed.options.data, parsed.options, given, api.shell(["train", *argv]))
+        done = api.run_method(name, parsed.run.data, parsed.run, given, api.shell(["train", *argv]))
     except Interrupted as stop:
         again = "" if "--resume" in argv else " --resume"
-        where = "" if parsed.options.out else f" --out {stop.out}"
+        where = "" if parsed.run.out else f" --out {stop.out}"
         print(f"ptheta: {stop}, saved. Go on with:\n  {api.shell(['train', *argv])}{where}{again}", file=sys.stderr)
         return 130 if stop.signum == signal.SIGINT else 143
     summary(done)

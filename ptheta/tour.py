@@ -16,23 +16,26 @@ from ptheta import api
 from ptheta.engine.errors import UsageError
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #666; --paper: #fdfcf9; --line: #ddd8cc; --accent: #2457a6; }
-@media (prefers-color-scheme: dark) { :root { --ink: #eee; --soft: #aaa; --paper: #16171a; --line: #33353b; --accent: #8ab4f8; } }
+:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #666; --paper: #fdfcf9; --line: #ddd8cc; }
+@media (prefers-color-scheme: dark) { :root { --ink: #eee; --soft: #aaa; --paper: #16171a; --line: #33353b; } }
 body { font: 17px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); background: var(--paper);
        max-width: 46rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }
 h1 { font-size: 2.1rem; line-height: 1.15; margin: 0 0 .3rem; } h2 { margin: 2.6rem 0 .4rem; font-size: 1.35rem; }
 p.lead { color: var(--soft); font-size: 1.12rem; margin-top: 0; }
 figure { margin: 1.2rem 0; } figcaption { color: var(--soft); font-size: .92rem; margin-top: .4rem; }
-img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 8px; box-sizing: border-box; }
+img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 8px;
+      box-sizing: border-box; }
 table { border-collapse: collapse; width: 100%; font-size: .95rem; } .wide { overflow-x: auto; }
-th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); } td.n { text-align: right; font-variant-numeric: tabular-nums; }
-code, pre { font: .86rem/1.5 ui-monospace, Menlo, Consolas, monospace; } pre { overflow-x: auto; padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 6px; }
+th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
+code, pre { font: .86rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
+pre { overflow-x: auto; padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 6px; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .9rem; }
 """
 
 
 def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
-    """Train MADE on the digits, sample it, ask it for densities, let it complete half-hidden digits; write OUT/index.html.
+    """Learn the digits with MADE, sample it, ask it for densities, let it complete digits; write OUT/index.html.
 
     Args:
         out: Folder for the page and for the run behind it. An earlier tour there is replaced, anything else is refused.
@@ -48,7 +51,14 @@ def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
         k += 1
     command = f"ptheta train made --data digits --steps {steps} --seed {seed} --out {path} " + flags(MADE_ON_DIGITS)
     run = api.train(
-        "made", data="digits", steps=steps, seed=seed, out=str(path), eval_every=max(1, steps // 30), command=command, **MADE_ON_DIGITS
+        "made",
+        data="digits",
+        steps=steps,
+        seed=seed,
+        out=str(path),
+        eval_every=max(1, steps // 30),
+        command=command,
+        **MADE_ON_DIGITS,
     )
     sections = [density_stop(run, command)]
     out.mkdir(exist_ok=True)
@@ -59,6 +69,19 @@ def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
     print(page)
     print(f"ptheta: the tour took {seconds:.0f} s; open {page} in a browser.", file=sys.stderr)
 
+
+LEARNING = (
+    "The mean of −log p over the training digits and over digits held back, while it learns. "
+    "The model that is kept is the best on the latter."
+)
+SAMPLES = "Left: digits that it has never seen. Right: digits that it made up."
+COMPLETIONS = (
+    "The upper half is observed, the lower half is drawn. The pixels are visited row by row, so these draws are exact."
+)
+HALVES = (
+    "The left half is observed. It does not come first in the order, so each picture is chosen among many by its weight: "
+    "{} draws count (median)."
+)
 
 # Chosen on the validation split: see docs/density.md.
 MADE_ON_DIGITS: dict[str, Any] = {"hidden": (1000,), "learning_rate": 0.005, "dropout": 0.7}
@@ -99,25 +122,24 @@ def density_stop(run: Any, command: str) -> str:
         "test digits": model.log_prob(test), "the same, one pixel flipped": model.log_prob(flipped),
         "noise with the digits' pixel means": model.log_prob(noise),
     }  # fmt: skip
-    top = torch.zeros(8, 8, dtype=torch.bool)
-    top[:4] = True
+    shape = (8, 8)
     left = torch.zeros(8, 8, dtype=torch.bool)
     left[:, :4] = True
     done = model.complete(test[:8], left.flatten(), particles=512)
-    ess = f"{done.effective.median().item():.0f} of {done.particles}"
     return f"""
 <h2>A distribution of handwritten digits</h2>
-<p>1,257 scanned digits of 8 × 8 pixels, black or white. A masked autoencoder (MADE) learns the probability of every one of the
-2<sup>64</sup> such pictures: <i>p</i><sub>θ</sub>(<i>x</i>) = ∏ <i>p</i><sub>θ</sub>(<i>x</i><sub>d</sub> | <i>x</i><sub>&lt;d</sub>).</p>
-{image(curve(run), "The mean of −log p over the training digits and over digits held back, while it learns. The model that is kept is the best on the latter.")}
-{image(pictures.samples(test, model.sample(64, seed=1), data.shape or (8, 8), "MADE"), "Left: digits that it has never seen. Right: digits that it made up.")}
+<p>1,257 scanned digits of 8 × 8 pixels, black or white. A masked autoencoder (MADE) learns the probability of every one
+of the 2<sup>64</sup> such pictures: <i>p</i><sub>θ</sub>(<i>x</i>) = ∏ <i>p</i><sub>θ</sub>(<i>x</i><sub>d</sub> | <i>x</i><sub>&lt;d</sub>).</p>
+{image(curve(run), LEARNING)}
+{image(pictures.samples(test, model.sample(64, seed=1), shape, "MADE"), SAMPLES)}
 <h2>How likely is this?</h2>
 <p>The density is exact: it sums to one over all pictures. Fewer nats are better.</p>
-<div class="wide"><table><tr><th>model</th><th>−log p, nats</th><th>bits a pixel</th><th>digits</th></tr>{"".join(rows)}</table></div>
+<div class="wide"><table><tr><th>model</th><th>−log p, nats</th><th>bits a pixel</th><th>digits</th></tr>
+{"".join(rows)}</table></div>
 {image(histogram(scores), "It tells digits from what merely resembles them pixel by pixel.")}
 <h2>What belongs in the hidden half?</h2>
-{image(pictures.completions(model, test[:8], data.shape or (8, 8), 0), "The upper half is observed, the lower half is drawn. The pixels are visited row by row, so these draws are exact.")}
-{image(two_halves(test[:8], done.x, left), f"The left half is observed. It does not come first in the order, so each picture is chosen among many by its weight: {ess} draws count (median).")}
+{image(pictures.completions(model, test[:8], shape, 0), COMPLETIONS)}
+{image(two_halves(test[:8], done.x, left), HALVES.format(f"{done.effective.median().item():.0f} of {done.particles}"))}
 <p>Again, and then your own data:</p>
 <pre>{html.escape(command)}
 ptheta sample {html.escape(str(run.path))}
@@ -180,7 +202,8 @@ def image(figure: Any, caption: str) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{data}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
 
 
 def document(sections: list[str], seconds: float) -> str:
@@ -189,12 +212,14 @@ def document(sections: list[str], seconds: float) -> str:
     import ptheta
 
     body = "\n".join(sections)
-    about = f"Made by ptheta {ptheta.__version__} in {seconds:.0f} s, PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}."
+    machine = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
+    about = f"Made by ptheta {ptheta.__version__} in {seconds:.0f} s, {machine}."
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>ptheta tour</title><style>{STYLE}</style></head><body>
 <h1>What a machine can learn from pictures alone</h1>
-<p class="lead">Every system here is a conditional distribution p<sub>θ</sub>(y | c). This page was drawn by one that has just learned.</p>
+<p class="lead">Every system here is a conditional distribution p<sub>θ</sub>(y | c).
+This page was drawn by one that has just learned.</p>
 {body}
 <footer>{about}</footer></body></html>
 """

@@ -168,7 +168,7 @@ def log_bernoulli(logits: Float[Tensor, "b n"], x: Float[Tensor, "b n"]) -> Floa
 
 
 def draw(logit: Tensor, u: Tensor, x: Tensor, observed: Tensor, log_w: Tensor) -> Tensor:
-    """One step of clamped sampling: the next variable of each row, all (b,); adds its term of eq. (3) to log_w in place."""
+    """One step of clamped sampling: the next variable of each row; adds its term of eq. (3) to log_w in place. All (b,)."""
     new = torch.where(observed, x, (u < logit.sigmoid()).to(x.dtype))
     log_w += torch.where(observed, new * logit - torch.nn.functional.softplus(logit), 0.0)
     return new

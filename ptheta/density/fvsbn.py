@@ -9,7 +9,7 @@ Every conditional is a logistic regression on the variables before it:
     \log p(x) = \sum_d \log p(x_d | x_{<d})                            (2)
 
 All n regressions are one product with a strictly lower triangular matrix, so that the densities of b vectors are one
-matrix product. It is convex in (W, b): what it cannot fit, more training does not fix. That is why it is the first rung.
+matrix product. −log p is convex in (W, b): what it cannot fit, more training does not fix.
 
 | symbol | shape | here |
 |---|---|---|

@@ -7,9 +7,9 @@ r"""The ladder that leads to NADE: four ways to write the conditionals of p(x) =
 | mlps | σ(b_d + V_d · σ(c_d + W^{(d)} x_{<d})), one net for each d | ≈ h n²/2 + 2hn + n |
 | nade | the same with one W and one c for all d | 2hn + h + n |
 
-Each rung but the first is trained by maximum likelihood with the same optimiser; the tables are fitted by counting with
-one count of each value added (Laplace 1774). A past that was never seen gets 1/2: that is why the tables lose as soon as
-n is more than a dozen. The tables are kept sparse, as counts of the pasts that occur, so that they can be tried on any n.
+Each rung but the first is trained by maximum likelihood with the same optimiser; the tables are fitted by counting,
+with one count of each value added (Laplace 1774). A past that was never seen gets 1/2: that is why the tables lose as
+soon as n is more than a dozen. They are kept as counts of the pasts that occur, so that they can be tried on any n.
 
 Source of the argument: Larochelle & Murray 2011, sections 1 and 2; Bengio & Bengio 2000 (one network per conditional).
 """

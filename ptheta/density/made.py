@@ -2,8 +2,8 @@ r"""MADE: the masked autoencoder for distribution estimation.
 
 M. Germain, K. Gregor, I. Murray and H. Larochelle, "MADE: Masked Autoencoder for Distribution Estimation", ICML 2015.
 
-An autoencoder whose weights are masked so that output d depends on the variables before d alone; one pass gives all n
-conditionals. Input d has as degree its place in the ordering; a hidden unit draws its degree m from 1..n−1 and may
+An autoencoder whose weights are masked so that output d depends on the variables before d alone: one pass gives all
+n conditionals. Input d has as degree its place in the ordering; a hidden unit draws its degree m from 1..n−1 and may
 depend on the first m variables:
 
     h^l = ReLU(b^l + (W^l ∘ M^l) h^{l−1}),          M^l_{kj} = 1[m^l(k) ≥ m^{l−1}(j)]          (1)
@@ -30,7 +30,7 @@ unit is computed once, when they are: a sample costs one pass in all.
 | degrees_l | (K, h_l) | degrees m of layer l in mask k |
 
 Differs from the paper: Adam with weight averaging in place of Adagrad/Adadelta; with one mask, hidden units are numbered
-by degree (a relabelling), which makes the masks staircases; optional dropout.
+by degree (a relabelling), so that the masks are staircases; optional dropout.
 
 Expected: validation −log p of statically binarised MNIST and the commands that give it are in docs/density.md.
 """
@@ -44,7 +44,7 @@ from typing import Annotated, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import dropout, relu
+from torch.nn.functional import relu
 
 from ptheta.data.order import generator
 from ptheta.density.autoregressive import Autoregressive, draw, log_bernoulli
@@ -86,6 +86,7 @@ class MADE(Autoregressive):
         self.n, self.shape, self.components = n, tuple(shape) if shape else None, masks
         self.dropout, self.seed = dropout, seed
         self.layers = len(hidden)
+        self.ranks: Tensor
         g = generator(seed, 0, "made")
         sizes = [n, *hidden]
         for l in range(1, len(sizes)):

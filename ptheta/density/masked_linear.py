@@ -44,8 +44,8 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def forbid(w: Float[Tensor, "o i"], out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: bool) -> None:
     """w ∘ M in place.
 
-    A mask of 0 and −1 is and-ed to the bits of w, a few rows at a time: four times faster on a CPU than w *= M, whose mask
-    would have to be made a floating-point matrix as large as w.
+    A mask of 0 and −1 is and-ed to the bits of w, a few rows at a time: four times faster on a CPU than w *= M, for
+    which the mask would have to be made a floating-point matrix as large as w.
     """
     bits = _BITS[w.element_size()]
     for rows, degrees in zip(w.split(64), out_degrees.split(64), strict=True):

@@ -2,14 +2,14 @@ r"""NADE: the neural autoregressive distribution estimator.
 
 H. Larochelle and I. Murray, "The Neural Autoregressive Distribution Estimator", AISTATS 2011.
 
-A restricted Boltzmann machine's mean-field inference, turned into a model whose density is exact. One weight matrix
-W is shared by all n conditionals:
+The mean-field inference of a restricted Boltzmann machine, turned into a model whose density is exact. One weight
+matrix W is shared by all n conditionals:
 
     h_d = σ(c + W_{·,<d} x_{<d})                                         (1)
     p(x_d = 1 | x_{<d}) = σ(b_d + V_d · h_d)                             (2)
     \log p(x) = \sum_d \log p(x_d | x_{<d})                              (3)
 
-The activations are updated, not recomputed (section 2.3 of the paper), so that a vector costs O(n·h) and not O(n²·h):
+The activations are updated and not recomputed, so that a vector costs O(n·h) and not O(n²·h):
 
     a_1 = c,     a_{d+1} = a_d + x_d W_d                                 (4)
 
@@ -24,7 +24,7 @@ The gradient of (3) runs the same recursion backwards: with g_d = ∂L/∂logit_
 | c, b | (h,), (n,) | biases |
 | a, h_d | (b, h) | shared activation and hidden units of step d |
 
-Differs from the paper: Adam with weight averaging in place of plain stochastic gradient ascent; c and b start at zero and
+Differs from the paper: Adam with weight averaging in place of plain stochastic gradient ascent; c starts at zero and b
 at the log-odds of the data.
 
 Expected: validation −log p of statically binarised MNIST and the command that gives it are in docs/density.md.

@@ -30,16 +30,18 @@ FORMAT = 1
 def save(folder: Path, step: int, state: dict[str, Any], keep: set[int] = frozenset()) -> Path:  # type: ignore[assignment]
     """Write `state` (nested dicts of tensors and JSON values) as checkpoint `step`, then drop those not in `keep`.
 
+    The newest one before it stays too, for the case that this one is found broken.
     Raises InputError when the disk is full or read-only; what was saved before is then untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target, part = folder / f"{step:010d}", folder / f".part-{step:010d}"
     tensors: dict[str, torch.Tensor] = {}
     tree = _split(state, "", tensors)
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
         with full_disk_is_an_input_error(f"the checkpoint of step {step} in {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(".part-*"):  # of a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            part.mkdir()
             write_tensors(part / "tensors.safetensors", tensors)
             body = json.dumps({"format": FORMAT, "step": step, "tensors": sha256(part / "tensors.safetensors"), "state": tree})
             write_text(part / "state.json", json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
@@ -49,14 +51,17 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: set[int] = frozen
             flush_folder(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    for old, path in steps(folder):
-        if old != step and old not in keep:
+    found = dict(steps(folder))
+    before = max((old for old in found if old < step), default=step)
+    for old, path in found.items():
+        if old not in {step, before, *keep}:
             shutil.rmtree(path, ignore_errors=True)
     return target
 
 
 def load(path: Path) -> dict[str, Any]:
     """The state of one checkpoint. Raises InputError if it is incomplete, altered or of a newer format."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -70,7 +75,7 @@ def load(path: Path) -> dict[str, Any]:
         if sha256(path / "tensors.safetensors") != inner["tensors"]:
             raise InputError(f"{path / 'tensors.safetensors'} does not match its checksum")
         return _join(inner["state"], load_file(path / "tensors.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
@@ -138,7 +143,7 @@ def _join(tree: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, A
 
 # ---------------------------------------------------------------- files
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
 
 class full_disk_is_an_input_error:
@@ -169,6 +174,7 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
     save_file(tensors, path)
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets only the owner read
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 

@@ -27,7 +27,10 @@ class Pretrained(nn.Module):
     arguments: dict[str, Any]
 
     def save_pretrained(self, folder: str | Path, about: dict[str, Any] | None = None, card: str = "") -> Path:
-        """Write the model to a folder, each file replaced at once. `about` goes into config.json, `card` into README.md."""
+        """Write the model to a folder, each file replaced at once.
+
+        `about` goes into config.json, `card` into README.md.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
@@ -81,7 +84,7 @@ def _model(kind: Any, config: dict[str, Any], folder: Path) -> Any:
                 "allowed: model.safetensors. Convert it where you trust it."
             )
         raise InputError(f"{folder} has no model.safetensors; copy the whole folder that save_pretrained wrote.")
-    arguments = config.get("model")
+    arguments: Any = config.get("model")
     try:
         model = kind(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -68,7 +68,7 @@ class Run:
 
     def lock(self) -> None:
         """Take the run for this process. Raises UsageError if another one is writing to it."""
-        self._lock = open(self.path / ".lock", "w")
+        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held until close)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -87,8 +87,8 @@ class Run:
         if self._metrics is None:
             from tensorboardX import SummaryWriter
 
-            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")
-            self._times = open(self.path / "times.jsonl", "a", encoding="utf-8")
+            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+            self._times = open(self.path / "times.jsonl", "a", encoding="utf-8")  # noqa: SIM115
             self._events = SummaryWriter(str(self.path), write_to_disk=True)
         assert self._times is not None and self._events is not None
         with checkpoint.full_disk_is_an_input_error(f"the metrics of step {step} in {self.path}"):
