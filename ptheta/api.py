@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ptheta.engine import checkpoint
 from ptheta.engine.errors import InputError, UsageError, unknown
 from ptheta.engine.options import Options
 from ptheta.engine.run import Run, last_path, new_path
@@ -64,6 +65,7 @@ def run_method(name: str, data: Any, options: Options, given: dict[str, Any], co
         raise InputError(f"{out} holds no run to resume.")
     if run:
         config, options = reconcile(run, name, options, given)
+        data = options.data if isinstance(data, str) else data
     observations = module.Method.open_data(data, options.size, options.threshold)
     if run and run.about["data"]["fingerprint"] != observations.fingerprint():
         raise InputError(f"{out} was trained on other data ({run.about['data']['spec']}); resume it on the same, or start anew.")
@@ -73,7 +75,7 @@ def run_method(name: str, data: Any, options: Options, given: dict[str, Any], co
 
     hardware = detect(options.device, options.precision, options.threads)
     learner = module.Method(config, observations, options.seed, hardware, options.steps or module.Method.steps)
-    if options.init and not run:
+    if options.init and not (run and any(checkpoint.steps(run.checkpoints))):
         learner.start_from(load(options.init))
     if run is None and hardware.main:
         about = {

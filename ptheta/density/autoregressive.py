@@ -111,12 +111,14 @@ class Autoregressive(Pretrained):
 
         Raises InputError for wrong shapes or values.
         """
-        observed = torch.as_tensor(observed, device=self.device)
+        if particles < 1:
+            raise UsageError(f"particles = {particles} is impossible; allowed: at least 1.")
+        observed = self._tensor(observed, "observed")
         if observed.dtype != torch.bool or observed.shape[-1:] != (self.n,) or observed.dim() > 2:
             got = f"{tuple(observed.shape)} of {observed.dtype}"
             raise InputError(f"observed is {got}; allowed: a mask of bools of shape ({self.n},) or (b, {self.n}).")
-        x = torch.as_tensor(x, device=self.device)
-        observed = observed.expand(len(x), -1) if observed.dim() == 1 else observed
+        x = self._tensor(x, "x")
+        observed = observed.expand(len(x), -1) if observed.dim() == 1 and x.dim() == 2 else observed
         if observed.shape != x.shape:
             raise InputError(f"observed is {tuple(observed.shape)} and x {tuple(x.shape)}; they must have one shape.")
         x = self.check(torch.where(observed, x, 0))
@@ -154,12 +156,18 @@ class Autoregressive(Pretrained):
 
     def check(self, x: Any) -> Float[Tensor, "b n"]:
         """x on the model's device and in its dtype, or InputError with what was got and what is wanted."""
-        x = torch.as_tensor(x, device=self.device)
+        x = self._tensor(x, "x")
         if x.dim() != 2 or x.shape[1] != self.n:
             raise InputError(f"x has shape {tuple(x.shape)}; allowed: (b, {self.n}), one vector a row.")
         if not ((x == 0) | (x == 1)).all():
             raise InputError(f"x holds {x[(x != 0) & (x != 1)][0].item():g}; allowed: 0 and 1 (binarise it first).")
         return x.to(self.dtype)
+
+    def _tensor(self, values: Any, name: str) -> Tensor:
+        try:
+            return torch.as_tensor(values, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{name} is no array of numbers ({error}); allowed: (b, {self.n}), one vector a row.") from error
 
 
 def log_bernoulli(logits: Float[Tensor, "b n"], x: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
@@ -170,7 +178,7 @@ def log_bernoulli(logits: Float[Tensor, "b n"], x: Float[Tensor, "b n"]) -> Floa
 def draw(logit: Tensor, u: Tensor, x: Tensor, observed: Tensor, log_w: Tensor) -> Tensor:
     """One step of clamped sampling: the next variable of each row; adds its term of eq. (3) to log_w in place. All (b,)."""
     new = torch.where(observed, x, (u < logit.sigmoid()).to(x.dtype))
-    log_w += torch.where(observed, new * logit - torch.nn.functional.softplus(logit), 0.0)
+    log_w += torch.where(observed, torch.nn.functional.logsigmoid((2 * new - 1) * logit), 0.0)
     return new
 
 

@@ -34,6 +34,7 @@ from ptheta.density.fvsbn import FVSBN
 from ptheta.density.likelihood import log_odds
 from ptheta.density.nade import NADE
 from ptheta.engine.errors import UsageError
+from ptheta.engine.method import Estimate
 
 
 class Tables:
@@ -143,7 +144,8 @@ def _maximise(model: nn.Module, train: Tensor, valid: Tensor, steps: int, rate: 
 
 
 def _rung(name: str, parameters: int, nats: Tensor, began: float) -> Rung:
-    return Rung(name, parameters, nats.mean().item(), nats.std().item() / math.sqrt(len(nats)), time.perf_counter() - began)
+    figure = Estimate.of(nats)
+    return Rung(name, parameters, figure.mean, figure.standard_error, time.perf_counter() - began)
 
 
 def ladder(
@@ -164,15 +166,16 @@ def ladder(
     from ptheta.data.binary import load
 
     for name, value in (("hidden", hidden), ("steps", steps), ("learning-rate", learning_rate)):
-        if value <= 0:
-            raise UsageError(f"{name} = {value} is impossible; allowed: above 0 (option --{name}).")
+        if not 0 < value < math.inf:
+            raise UsageError(f"{name} = {value} is impossible; allowed: above 0 and finite (option --{name}).")
     observations = load(data)
     weights = observations.n**2 * hidden
     if weights > 2**28:
         raise UsageError(f"one MLP a conditional would take {weights:,} weights; allowed: {2**28:,}. Choose fewer --hidden.")
     rungs = climb(observations, hidden, steps, learning_rate, seed, split)
     if json:
-        rows = [r.__dict__ | ({"parameters": f"2^{observations.n}-1"} if r.name == "tables" else {}) for r in rungs]
+        known = [{k: v for k, v in r.__dict__.items() if v == v} for r in rungs]  # one row has no standard error
+        rows = [r | ({"parameters": f"2^{observations.n}-1"} if r["name"] == "tables" else {}) for r in known]
         print(json_module.dumps({"data": data, "split": split, "hidden": hidden, "rungs": rows}))
         return rungs
     print(f"{data}, {observations.n} variables, {split} split, h = {hidden}, seed {seed}")

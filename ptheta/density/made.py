@@ -101,6 +101,7 @@ class MADE(Autoregressive):
         for name, degrees in draw_degrees(n, hidden, masks, ordering, g).items():
             self.register_buffer(name, degrees)
         self.plans: dict[int, list[Plan]] = {}
+        self.register_load_state_dict_post_hook(lambda model, _: model.plans.clear())  # the degrees may be others
 
     def degrees(self, k: int) -> list[Int[Tensor, " h"]]:
         """Degrees of the input, of every hidden layer, of mask k."""

@@ -63,7 +63,7 @@ class _Conditionals(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, W, c, V, b):
         xt = x.t().contiguous()
-        a = c.expand(len(x), -1).contiguous()
+        a = c.repeat(len(x), 1)  # a copy, for one vector too: it is updated in place
         hidden = a.new_empty(len(W), *a.shape)
         for x_d, W_d, h_d in zip(xt, W, hidden, strict=True):
             torch.sigmoid(a, out=h_d)
@@ -134,7 +134,7 @@ class NADE(Autoregressive):
         o, free = self.o.tolist(), not bool(observed.any())
         for rows in torch.arange(len(x), device=x.device).split(250):
             xt, ut, seen = x[rows].t().contiguous(), u[rows].t().to(x.dtype), observed[rows].t()
-            a = self.c.expand(len(rows), -1).contiguous()
+            a = self.c.repeat(len(rows), 1)
             h = torch.empty_like(a)
             weight = x.new_zeros(len(rows))
             for d in o:

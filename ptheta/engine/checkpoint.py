@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -111,9 +112,21 @@ def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict
 
 
 def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """The inverse of `optimizer_state`, into an optimiser of the same module."""
     for name, p in module.named_parameters():
         if name in state:
             optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state[name].items()}
+
+
+def not_a_number(state: dict[str, Any], prefix: str = "") -> str | None:
+    """The path of the first tensor in a nested state that holds a NaN, if there is one."""
+    for key, value in state.items():
+        if isinstance(value, dict):
+            if (found := not_a_number(value, f"{prefix}{key}/")) is not None:
+                return found
+        elif isinstance(value, torch.Tensor) and value.is_floating_point() and value.isnan().any():
+            return prefix + key
+    return None
 
 
 def _split(node: dict[str, Any], prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -143,7 +156,8 @@ def _join(tree: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, A
 
 # ---------------------------------------------------------------- files
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
 
 
 class full_disk_is_an_input_error:
@@ -158,14 +172,13 @@ class full_disk_is_an_input_error:
     def __exit__(self, kind, error, traceback):
         from safetensors import SafetensorError
 
-        reason = None
-        if isinstance(error, OSError) and error.errno in _FULL:
-            reason = os.strerror(error.errno or 0)
-        elif isinstance(error, SafetensorError) and ("os error" in str(error) or "I/O error" in str(error)):
-            reason = str(error)
-        if reason:
-            message = f"{self.what} could not be written: {reason}. What was saved before is whole; make room, then resume."
-            raise InputError(message) from error
+        number = error.errno if isinstance(error, OSError) else None
+        if isinstance(error, SafetensorError) and (match := re.search(r"os error (\d+)", str(error))):
+            number = int(match[1])
+        if number in _FULL + _CLOSED:
+            fix = "make room" if number in _FULL else "make the place writable"
+            reason = f"{self.what} could not be written: {os.strerror(number)}"
+            raise InputError(f"{reason}. What was saved before is whole; {fix}, then resume.") from error
         return False
 
 
@@ -202,5 +215,6 @@ def flush_folder(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

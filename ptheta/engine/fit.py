@@ -42,34 +42,41 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
     log_every = max(1, min(50, eval_every))
     split = "valid" if "valid" in data.splits else "train"
     sign = 1.0 if method.better == "lower" else -1.0
-    step, best_step, best, kept = 0, 0, math.inf, []
+    step, best_step, best, kept, summed = 0, 0, math.inf, [], 0
     bad = torch.full((), steps + 1, device=hardware.device)  # the first step whose loss was not finite
     sums: dict[str, torch.Tensor] = {}
 
     if (found := checkpoint.newest(run.checkpoints)) is not None:
         step, state = found
         method.load_state_dict(state["method"])
-        best_step, best, kept = state["best_step"], state["best"], state["kept"]
+        best_step, best, summed = state["best_step"], state["best"], state["summed"]
+        kept = [*state["kept"], step][-options.keep :] if options.keep else []
         sums = {name: value.to(hardware.device) for name, value in state.get("sums", {}).items()}
-        if hardware.main:
-            run.cut_back(state["log_sizes"])
+    if hardware.main:
+        run.cut_back(found[1]["log_sizes"] if found else {name: 0 for name in run.metrics_size()})
+
+    def refuse(what: str) -> None:
+        good = max((s for s, _ in checkpoint.steps(run.checkpoints)), default=None)
+        kept = f"the checkpoint of step {good:,} is kept" if good is not None else "no checkpoint had been written yet"
+        raise InputError(
+            f"{what} is not finite; {kept} in {run.path}. Try a smaller --learning-rate, or --precision fp32."
+        )
 
     def refuse_if_bad() -> None:
-        if int(bad) <= steps:
-            good = max((s for s, _ in checkpoint.steps(run.checkpoints)), default=None)
-            kept = f"the checkpoint of step {good:,} is kept" if good is not None else "no checkpoint had been written yet"
-            raise InputError(
-                f"the loss of step {int(bad):,} is not finite; {kept} in {run.path}. "
-                "Try a smaller --learning-rate, or --precision fp32."
-            )
+        if (first := int(hardware.least(bad))) <= steps:
+            refuse(f"the loss of step {first:,}")
 
     def save() -> None:
+        nonlocal sums
         refuse_if_bad()
+        sums = {name: hardware.mean(value) for name, value in sums.items()}  # rank 0 writes for all
+        state = {
+            "method": method.state_dict(), "best_step": best_step, "best": best, "kept": kept,
+            "sums": sums, "summed": summed, "log_sizes": run.metrics_size(),
+        }  # fmt: skip
+        if (bad_tensor := checkpoint.not_a_number(state)) is not None:
+            refuse(f"{bad_tensor} after step {step:,}")
         if hardware.main:
-            state = {
-                "method": method.state_dict(), "best_step": best_step, "best": best, "kept": kept,
-                "sums": sums, "log_sizes": run.metrics_size(),
-            }  # fmt: skip
             checkpoint.save(run.checkpoints, step, state, keep={best_step, *kept})
             kept[:] = ([*kept, step])[-options.keep :] if options.keep else []
         hardware.wait()
@@ -78,9 +85,11 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
         nonlocal best, best_step
         refuse_if_bad()
         figures = method.evaluate(data, split, options.eval_size)
+        value = sign * figures[method.figure].mean
+        if not math.isfinite(value):
+            refuse(f"the {split} {method.figure} of step {step:,}")
         if hardware.main:
             run.log(step, split, flat(figures))
-        value = sign * figures[method.figure].mean
         progress.note(f"{split} {method.figure} {figures[method.figure].mean:.4g}")
         if value < best:
             best, best_step = value, step
@@ -88,23 +97,27 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
                 with checkpoint.full_disk_is_an_input_error(f"the model of step {step} in {run.path}"):
                     method.save_model(run.model)
 
+    def ended() -> bool:
+        return step >= steps or bool(options.patience and step - best_step >= options.patience * eval_every)
+
     progress = Progress(step, steps, method.unit, hardware.main)
     started = saved = time.monotonic()
     with stop_signals() as received, progress:
         if step == 0:
             evaluate()
             save()
-        if step < steps:
+        if not ended():
             for batch in method.batches(step, hardware.rank, hardware.world):
                 logs = method.update(batch)
                 step += 1
                 bad = torch.where(torch.isfinite(logs["loss"]), bad, bad.clamp(max=step))
                 for name, value in logs.items():
                     sums[name] = sums[name] + value if name in sums else value.clone()
+                summed += 1
                 if step % log_every == 0:
                     refuse_if_bad()
-                    means = {n: hardware.mean(v).item() / log_every for n, v in sums.items()}
-                    sums = {}
+                    means = {n: hardware.mean(v).item() / summed for n, v in sums.items()}
+                    sums, summed = {}, 0
                     if hardware.main:
                         run.log(step, "train", means)
                     progress.note(f"loss {means['loss']:.4g}")
@@ -118,10 +131,11 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
                 elif stop or hardware.agree(now - saved > options.save_every):
                     save()
                     saved = now
-                if stop or step >= steps or (options.patience and step - best_step >= options.patience * eval_every):
+                if stop or ended():
                     break
-    if received:
-        raise Interrupted(received[0], step, run.path)
+    signum = torch.tensor(received[0] if received else 0, device=hardware.device)
+    if (signum := -int(hardware.least(-signum))) > 0:  # in every process, whichever was asked to stop
+        raise Interrupted(signum, step, run.path)
     if hardware.main:
         run.draw(method.pictures())
 

@@ -10,9 +10,11 @@ from ptheta.engine.method import Between, Config
 
 @dataclass(frozen=True)
 class Options(Config):
+    """What a run is told besides its method's Config. Raises UsageError for impossible values."""
+
     data: str = "digits"
     """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, or a file or folder of yours."""
-    steps: Annotated[int | None, Between(1)] = None
+    steps: Annotated[int | None, Between(1, 2**53)] = None
     """Updates in all (default: the method's own number)."""
     max_time: Annotated[float | None, Between(0, open=True)] = None
     """Stop after this many minutes, with everything saved."""

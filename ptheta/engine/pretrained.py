@@ -101,10 +101,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} has no config.json; copy the whole folder that save_pretrained wrote.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'} cannot be read: {error}.") from error
-    if not isinstance(config, dict) or config.get("library") != "ptheta" or "method" not in config:
+    if not isinstance(config, dict) or config.get("library") != "ptheta" or not isinstance(config.get("method"), str):
         raise InputError(f"{folder / 'config.json'} is not of a ptheta model (no \"library\": \"ptheta\" and \"method\").")
-    if config.get("format", 0) > FORMAT:
-        raise InputError(f"{folder} has model format {config['format']}; this ptheta reads up to {FORMAT}: update ptheta.")
+    if (format := config.get("format")) not in range(FORMAT + 1):
+        raise InputError(f"{folder} has model format {format!r}; this ptheta reads up to {FORMAT}: update ptheta.")
     return config
 
 
@@ -129,6 +129,8 @@ def _fill(model: nn.Module, weights: Path) -> None:
         raise InputError(f"{weights} does not fit its config.json: {'; '.join(sorted(faults))}.")
     if bad := [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]:
         raise InputError(f"{weights} holds values that are not finite in {', '.join(sorted(bad))}.")
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(tensors[name].dtype)
     model.load_state_dict(tensors)
 
 
@@ -138,12 +140,12 @@ def _from_hub(name: str) -> Path:
 
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise InputError(f"{name} is neither a folder nor a Hub id (owner/name).")
-    if os.environ.get("PTHETA_OFFLINE") == "1":
-        os.environ["HF_HUB_OFFLINE"] = "1"
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "README.md"]))
+        offline = os.environ.get("PTHETA_OFFLINE") == "1"
+        files = ["*.safetensors", "*.json", "README.md"]
+        return Path(snapshot_download(name, allow_patterns=files, local_files_only=offline))
     except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{name} is no folder here and could not be had from the Hugging Face Hub: {reason}") from error

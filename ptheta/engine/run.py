@@ -11,6 +11,7 @@ r"""A run's directory: everything that is known about one training.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -39,14 +40,16 @@ class Run:
     @classmethod
     def create(cls, path: Path, about: dict[str, Any]) -> Run:
         """A new run. Raises UsageError if there is one, or anything else, in its place."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(not _is_left_over(p) for p in path.iterdir())):
             kind = "a run" if (path / "config.json").exists() else "something else"
             raise UsageError(f"{path} holds {kind} already; add --resume to go on with a run, or name another --out.")
         with checkpoint.full_disk_is_an_input_error(f"the run directory {path}"):
             path.mkdir(parents=True, exist_ok=True)
-            about = {"format": FORMAT, **about, "versions": versions(), "git": git_revision()}
+            run = cls(path, about)
+            run.lock()  # before config.json is there, so that one process alone writes it
+            run.about = about = {"format": FORMAT, **about, "versions": versions(), "git": git_revision()}
             checkpoint.write_text(path / "config.json", json.dumps(about, indent=2) + "\n")
-        return cls(path, about)
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -58,52 +61,65 @@ class Run:
             raise InputError(f"{path} is no run directory (no config.json in it); `ptheta train` makes one.") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path / 'config.json'} cannot be read: {error}.") from error
-        if not isinstance(about, dict) or "seed" not in about:
+        if not isinstance(about, dict) or not {"method", "seed", "config", "options", "data"} <= about.keys():
             raise InputError(f"{path} is no run directory (its config.json is of another kind).")
-        if about.get("format", 0) > FORMAT:
-            raise InputError(f"{path} has run format {about['format']}; this ptheta reads up to {FORMAT}: update ptheta.")
+        if about.get("format") not in range(FORMAT + 1):
+            raise InputError(f"{path} has run format {about.get('format')!r}; this ptheta reads up to {FORMAT}: update ptheta.")
         return cls(path, about)
 
     # ------------------------------------------------------------ one writer at a time
 
     def lock(self) -> None:
         """Take the run for this process. Raises UsageError if another one is writing to it."""
-        self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held until close)
+        if self._lock is not None:
+            return
+        with checkpoint.full_disk_is_an_input_error(f"the lock of {self.path}"):
+            self._lock = open(self.path / ".lock", "w")  # noqa: SIM115 (held until close)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self.close()
             raise UsageError(f"another process is writing to {self.path}; wait for it or name another --out.") from None
 
     def close(self) -> None:
+        """Close the logs and let other processes have the run."""
         for handle in (self._metrics, self._times, self._events, self._lock):
             if handle is not None:
-                handle.close()
+                with contextlib.suppress(OSError):  # of a full disk, which `log` has told of
+                    handle.close()
         self._lock = self._metrics = self._times = self._events = None
 
     # ------------------------------------------------------------ metrics
 
     def log(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Append one measurement to metrics.jsonl, times.jsonl and the TensorBoard events."""
-        if self._metrics is None:
-            from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-            self._times = open(self.path / "times.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-            self._events = SummaryWriter(str(self.path), write_to_disk=True)
-        assert self._times is not None and self._events is not None
         with checkpoint.full_disk_is_an_input_error(f"the metrics of step {step} in {self.path}"):
+            if self._metrics is None:
+                self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+                self._times = open(self.path / "times.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+                self._events = EventsWriter(str(self.path / "events"), f".{time.time_ns()}")
+                start = SessionLog(status=SessionLog.START)  # what TensorBoard knows from this step on is superseded
+                self._events.write_event(Event(wall_time=time.time(), step=step, session_log=start))
+            assert self._times is not None and self._events is not None
             self._metrics.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
             self._metrics.flush()
             self._times.write(json.dumps({"step": step, "split": split, "time": time.time()}) + "\n")
             self._times.flush()
             for name, value in figures.items():
-                self._events.add_scalar(f"{split}/{name}", value, step)
+                summary = scalar(f"{split}/{name}", value)
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+            self._events.flush()
 
     def metrics_size(self) -> dict[str, int]:
         """Bytes of the two logs now: a checkpoint keeps them, and resuming cuts the logs back to them."""
         return {n: p.stat().st_size if (p := self.path / n).exists() else 0 for n in ("metrics.jsonl", "times.jsonl")}
 
     def cut_back(self, sizes: dict[str, int]) -> None:
+        """Shorten the two logs to the sizes that a checkpoint has kept."""
         for name, size in sizes.items():
             path = self.path / name
             if path.exists() and path.stat().st_size > size:
@@ -128,11 +144,20 @@ class Run:
     def draw(self, pictures: dict[str, Any]) -> None:
         """Write figures as pictures/NAME.png, each replaced at once."""
         folder = self.path / "pictures"
-        folder.mkdir(exist_ok=True)
-        for name, figure in pictures.items():
-            part = folder / f".part-{name}.png"
-            figure.savefig(part, dpi=100, bbox_inches="tight")
-            os.replace(part, folder / f"{name}.png")
+        with checkpoint.full_disk_is_an_input_error(f"the pictures in {folder}"):
+            folder.mkdir(exist_ok=True)
+            for name, figure in pictures.items():
+                part = folder / f".part-{name}.png"
+                try:
+                    figure.savefig(part, dpi=100, bbox_inches="tight")
+                    os.replace(part, folder / f"{name}.png")
+                finally:
+                    part.unlink(missing_ok=True)
+
+
+def _is_left_over(path: Path) -> bool:
+    """Of a process that was killed while it made its run."""
+    return path.name == ".lock" or path.name.startswith(".part-")
 
 
 def new_path(stem: str) -> Path:
@@ -153,6 +178,7 @@ def last_path(stem: str) -> Path:
 
 
 def versions() -> dict[str, str]:
+    """The versions that config.json keeps."""
     import torch
 
     import ptheta

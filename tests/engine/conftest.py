@@ -35,15 +35,15 @@ def train(tmp_path):
 
 
 @pytest.fixture
-def command(capfd):
+def command(capsys):
     """A function that runs a command line in this process and returns (exit code, stdout, stderr)."""
     from ptheta.cli import main
 
     def command(*argv) -> tuple[int, str, str]:
-        capfd.readouterr()
+        capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main([str(a) for a in argv])
-        return (left.value.code, *capfd.readouterr())
+        return (left.value.code, *capsys.readouterr())
 
     return command
 

@@ -1,0 +1,36 @@
+"""Fixtures of the density tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REAL = os.environ.get("PTHETA_DATA", "")
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """No network, no data but this test's."""
+    monkeypatch.setenv("PTHETA_OFFLINE", "1")
+    monkeypatch.setenv("PTHETA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PTHETA_DATA", raising=False)
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """A function that lets a test see a real file, or skips where it is not at hand."""
+
+    def need(file: str) -> None:
+        if not REAL or not (Path(REAL) / file).is_file():
+            pytest.skip(f"{file} is not under PTHETA_DATA ({REAL or 'not set'})")
+        monkeypatch.setenv("PTHETA_DATA", REAL)
+
+    return need
+
+
+@pytest.fixture(
+    params=["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
+)
+def device(request):
+    return request.param
