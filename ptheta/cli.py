@@ -43,6 +43,13 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(
+            f"ptheta: {error.filename} cannot be used: {error.strerror}; name another file or folder.", file=sys.stderr
+        )
+        code = 1
     sys.exit(code)
 
 
@@ -55,6 +62,9 @@ def run(argv: list[str]) -> int:
         from ptheta import __version__
 
         print(f"ptheta {__version__}")
+        return 0
+    if command in ("train", "list", "doctor") and rest in (["-h"], ["--help"]):
+        print(HELP, end="")
         return 0
     commands = {
         "list": list_methods, "train": train, "evaluate": evaluate, "sample": sample, "complete": complete,
@@ -70,20 +80,28 @@ def run(argv: list[str]) -> int:
 
 
 def list_methods(argv: list[str]) -> None:
-    if argv in (["--json"],):
+    if only_json("list", argv):
         print(json.dumps(ABOUT))
         return
-    if argv:
-        raise UsageError(f"list takes only --json, not {argv[0]!r}.")
     for name, about in ABOUT.items():
         print(f"{name:10} {about}")
+
+
+def only_json(command: str, argv: list[str]) -> bool:
+    """Whether --json is among the arguments of a command that takes nothing else."""
+    other = [argument for argument in argv if argument != "--json"]
+    if other:
+        raise UsageError(f"{command} takes only --json, not {other[0]!r}.")
+    return bool(argv)
 
 
 def train(argv: list[str]) -> int:
     """`ptheta train METHOD [options]`."""
     if not argv or argv[0].startswith("-"):
         raise UsageError(f"train wants a method first; allowed: {', '.join(ABOUT)}. For example: ptheta train made")
+    import contextlib
     import dataclasses
+    import io
     import signal
 
     import tyro
@@ -101,9 +119,24 @@ def train(argv: list[str]) -> int:
         ],
     )
     description = (module.__doc__ or "").split("\n\n")[0] + f"\n\nSteps by default: {module.Method.steps:,}."
-    parsed: Any = tyro.cli(Train, args=argv[1:], prog=f"ptheta train {name}", description=description)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: Any = tyro.cli(Train, args=argv[1:], prog=f"ptheta train {name}", description=description)
+    except SystemExit as left:
+        error: Any = left
+        while error and not isinstance(error, UsageError):
+            error = error.__context__
+        if error:  # of a Config: one line says it, and tyro's frame around it is left out
+            raise error from None
+        sys.stderr.write(said.getvalue())
+        raise
     default = module.Config()
-    given = {k: v for k, v in parsed.method.to_dict().items() if v != getattr(default, k) or f"--{k.replace('_', '-')}" in argv}
+    given = {
+        k: v
+        for k, v in parsed.method.to_dict().items()
+        if v != getattr(default, k) or f"--{k.replace('_', '-')}" in argv
+    }
 
     from ptheta.engine.fit import Interrupted
 
@@ -124,7 +157,9 @@ def summary(done: Any) -> None:
     if best:
         print(f"best {best['split']} {best['nats']:.3f} ± {best.get('nats_se', 0):.3f} nats at step {best['step']:,}")
     print(f"{done.path}", flush=True)
-    print(f"next: ptheta sample {done.path}   ptheta evaluate {done.path}   ptheta complete {done.path}", file=sys.stderr)
+    print(
+        f"next: ptheta sample {done.path}   ptheta evaluate {done.path}   ptheta complete {done.path}", file=sys.stderr
+    )
 
 
 def options_of(argv: list[str], function: Any, prog: str) -> Any:
@@ -159,11 +194,10 @@ def embed(argv: list[str]) -> None:
 
 
 def doctor(argv: list[str]) -> int:
-    if argv not in ([], ["--json"]):
-        raise UsageError(f"doctor takes only --json, not {argv[0]!r}.")
+    json = only_json("doctor", argv)
     from ptheta.doctor import doctor as examine
 
-    return examine(json="--json" in argv)
+    return examine(json=json)
 
 
 def tour(argv: list[str]) -> None:

@@ -27,7 +27,10 @@ def open_source(run: str, data: str | None) -> tuple[Any, Any]:
 
     model = api.load(run)
     if (Path(run) / "checkpoints").exists():
-        return model, api.data_of(Run.open(run), data)
+        found = Run.open(run)
+        if data is None and found.about["data"]["spec"].endswith(" in memory"):
+            raise UsageError(f"{run} was trained on an array that is no file; name the data with --data.")
+        return model, api.data_of(found, data)
     if data is None:
         folder = Path(run)
         about = read_config(folder).get("data") if folder.is_dir() else None
@@ -50,21 +53,25 @@ def evaluate(run: Source, data: str | None = None, split: str | None = None, jso
 
     model, observations = open_source(run, data)
     fits(model, observations)
-    for name in [split] if split else observations.splits:
+    names, measured = [split] if split else observations.splits, 0
+    for name in names:
         try:
             x = observations.split(name)
         except InputError as error:
-            if split:
+            if name == names[-1] and not measured:
                 raise
             print(f"ptheta: the {name} split is left out: {error}", file=sys.stderr)
             continue
+        measured += 1
         figures = flat(measure(model, x))
         if json:
             about = {"method": model.name, "data": observations.name, "split": name, "metrics": figures}
             print(json_module.dumps(about))
         else:
             error = figures.get("nats_se", float("nan"))
-            print(f"{name:6} {figures['nats']:10.4f} ± {error:.4f} nats   {figures['bits_per_dim']:.5f} bits/dim   {len(x):,} vectors")
+            print(
+                f"{name:6} {figures['nats']:10.4f} ± {error:.4f} nats   {figures['bits_per_dim']:.5f} bits/dim   {len(x):,} vectors"
+            )
 
 
 def sample(run: Source, count: int = 64, seed: int = 0, out: Path | None = None) -> None:
@@ -76,12 +83,12 @@ def sample(run: Source, count: int = 64, seed: int = 0, out: Path | None = None)
         seed: Of the draws.
         out: File name without ending (default: samples-seedS in the run or here).
     """
-    model = api.load(run)
-    write(model.sample(count, seed), model.shape, target(run, out, f"samples-seed{seed}"))
+    model, path = api.load(run), target(run, out, f"samples-seed{seed}")
+    write(model.sample(count, seed), model.shape, path)
 
 
 def complete(
-    run: Source, data: str | None = None, split: str = "test", count: int = 8,
+    run: Source, data: str | None = None, split: str | None = None, count: int = 8,
     hide: Literal["bottom", "top", "left", "right", "random"] = "bottom", share: float = 0.5,
     particles: int = 256, seed: int = 0, out: Path | None = None,
 ) -> None:  # fmt: skip
@@ -90,7 +97,7 @@ def complete(
     Args:
         run: Run directory, model folder or Hub id.
         data: Other data than the run was trained on.
-        split: Where the observed vectors come from.
+        split: Where the observed vectors come from (default: test, or the last there is).
         count: How many of them.
         hide: Which part is hidden. Vectors that are no pictures know bottom (the last variables), top and random.
         share: How much of it, in (0, 1].
@@ -104,15 +111,10 @@ def complete(
         raise UsageError(f"particles = {particles}, count = {count}; allowed: at least 1 of each.")
     model, observations = open_source(run, data)
     fits(model, observations)
-    if split not in observations.splits:
-        split = observations.splits[-1]
-    try:
-        x = observations.split(split)[:count]
-    except InputError:
-        x = observations.split("train")[:count]
+    path = target(run, out, f"completions-{hide}-seed{seed}")
+    x = (observations.split(split) if split else last_split(observations))[:count]
     observed = ~hidden_part(hide, share, model.n, model.shape, seed)
     done = model.complete(x, observed, seed=seed, particles=particles)
-    path = target(run, out, f"completions-{hide}-seed{seed}")
     if done.exact:
         print("exact: the observed variables come first in the ordering")
     else:
@@ -125,7 +127,25 @@ def complete(
                 file=sys.stderr,
             )
     shown = torch.where(observed, x.float(), 0.3)
-    write(done.x, model.shape, path, picture=torch.stack([shown, done.x.cpu().float(), x.float()], 1).flatten(0, 1), columns=3)
+    write(
+        done.x,
+        model.shape,
+        path,
+        picture=torch.stack([shown, done.x.cpu().float(), x.float()], 1).flatten(0, 1),
+        columns=3,
+    )
+
+
+def last_split(observations: Any) -> torch.Tensor:
+    """The vectors of test, else of valid, else of train: the last of them that can be had."""
+    for name in reversed(observations.splits):
+        try:
+            return observations.split(name)
+        except InputError as error:
+            if name == observations.splits[0]:
+                raise
+            print(f"ptheta: the {name} split is left out: {error}", file=sys.stderr)
+    raise AssertionError("no split at all")
 
 
 def hidden_part(hide: str, share: float, n: int, shape: tuple[int, int] | None, seed: int) -> torch.Tensor:
@@ -135,7 +155,9 @@ def hidden_part(hide: str, share: float, n: int, shape: tuple[int, int] | None, 
     if hide == "random":
         return torch.rand(n, generator=generator(seed, 0, "hide")) < share
     if shape is None and hide in ("left", "right"):
-        raise UsageError(f"hide = {hide} wants pictures, and these vectors have no shape; allowed: bottom, top, random.")
+        raise UsageError(
+            f"hide = {hide} wants pictures, and these vectors have no shape; allowed: bottom, top, random."
+        )
     h, w = shape or (n, 1)
     hidden = torch.zeros(h, w, dtype=torch.bool)
     rows, columns = max(1, round(share * h)), max(1, round(share * w))
@@ -161,9 +183,9 @@ def embed(run: Source, data: str | None = None, split: str = "train", out: Path 
     """
     model, observations = open_source(run, data)
     fits(model, observations)
-    x = observations.split(split)
+    x, path = observations.split(split), target(run, out, f"embedding-{split}")
     features = torch.cat([model.embed(rows) for rows in x.split(1000)])
-    write(features, None, target(run, out, f"embedding-{split}"))
+    write(features, None, path)
 
 
 # ---------------------------------------------------------------- files
@@ -171,25 +193,34 @@ def embed(run: Source, data: str | None = None, split: str = "train", out: Path 
 
 def fits(model: Any, observations: Any) -> None:
     if observations.n != model.n:
-        raise InputError(f"{observations.name} has {observations.n} variables and the model {model.n}; name fitting --data.")
+        raise InputError(
+            f"{observations.name} has {observations.n} variables and the model {model.n}; name fitting --data."
+        )
 
 
 def target(run: str, out: Path | None, name: str) -> Path:
     """Where results go, without ending. A name that the user gave is never overwritten; the default is numbered."""
+
+    def taken(path: Path) -> list[Path]:
+        return [file for ending in (".npy", ".png") if (file := path.with_name(path.name + ending)).exists()]
+
     if out is not None:
-        out = out.with_suffix("") if out.suffix in (".png", ".npy") else out
-        for suffix in (".npy", ".png"):
-            if out.with_suffix(suffix).exists():
-                raise UsageError(f"{out.with_suffix(suffix)} exists; name another --out.")
-        return out
+        path = out.with_suffix("") if out.suffix in (".png", ".npy") else out
+        if path.name in ("", "..") or path.is_dir():
+            raise UsageError(f"--out {out} is a folder; name a file in it, without ending.")
+        if taken(path):
+            raise UsageError(f"{taken(path)[0]} exists; name another --out.")
+        return path
     folder = Path(run) if Path(run).is_dir() else Path(".")
     k = 1
-    while (path := folder / (name if k == 1 else f"{name}-{k}")).with_suffix(".npy").exists():
+    while taken(path := folder / (name if k == 1 else f"{name}-{k}")):
         k += 1
     return path
 
 
-def write(x: torch.Tensor, shape: tuple[int, int] | None, path: Path, picture: torch.Tensor | None = None, columns: int = 8) -> None:
+def write(
+    x: torch.Tensor, shape: tuple[int, int] | None, path: Path, picture: torch.Tensor | None = None, columns: int = 8
+) -> None:
     """x as PATH.npy and, where vectors are pictures, PATH.png; the names go to stdout."""
     from ptheta.density.pictures import save_grid
     from ptheta.engine.checkpoint import full_disk_is_an_input_error
@@ -198,10 +229,16 @@ def write(x: torch.Tensor, shape: tuple[int, int] | None, path: Path, picture: t
     array = array.astype(np.uint8) if shape or ((array == 0) | (array == 1)).all() else array
     with full_disk_is_an_input_error(f"{path}.npy"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, save in ((".npy", lambda p: np.save(p, array)), (".png", lambda p: save_grid(p, x if picture is None else picture, shape, columns))):  # type: ignore[arg-type]
+        for suffix, save in (
+            (".npy", lambda p: np.save(p, array)),
+            (".png", lambda p: save_grid(p, x if picture is None else picture, shape, columns)),
+        ):  # type: ignore[arg-type]
             if suffix == ".png" and shape is None:
                 continue
             part = path.with_name(f".part-{path.name}{suffix}")
-            save(part)
-            os.replace(part, path.with_name(path.name + suffix))
+            try:
+                save(part)
+                os.replace(part, path.with_name(path.name + suffix))
+            finally:
+                part.unlink(missing_ok=True)
             print(path.with_name(path.name + suffix))

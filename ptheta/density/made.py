@@ -16,7 +16,9 @@ ordering = "random", in their ordering. Training takes them in turn; the density
 
     p(x) = \frac{1}{K} \sum_k p_k(x)                                                            (5)
 
-(averaging their logits would not give a density that sums to one).
+(averaging their logits would not give a density that sums to one). Training minimises the mean of −\log p_k(x), plus
+
+    λ \sum_{dj} |A_{dj}|                                                                        (6)
 
 Sampling takes n passes in the paper. But a unit of degree m never changes once the first m variables are known, so each
 unit is computed once, when they are: a sample costs one pass in all.
@@ -30,7 +32,7 @@ unit is computed once, when they are: a sample costs one pass in all.
 | degrees_l | (K, h_l) | degrees m of layer l in mask k |
 
 Differs from the paper: Adam with weight averaging in place of Adagrad/Adadelta; with one mask, hidden units are numbered
-by degree (a relabelling), so that the masks are staircases; optional dropout.
+by degree (a relabelling), so that the masks are staircases; dropout and the penalty (6), both off unless asked for.
 
 Expected: validation −log p of statically binarised MNIST and the commands that give it are in docs/density.md.
 """
@@ -67,6 +69,8 @@ class Config(LikelihoodConfig):
     """Direct connections from input to output, eq. (3)."""
     dropout: Annotated[float, Between(0, 0.99)] = 0.0
     """Share of hidden units dropped in training."""
+    lasso: Annotated[float, Between(0)] = 0.0
+    """λ of eq. (6), nats a unit of direct weight: keeps the direct weights of rare pasts at zero."""
 
 
 class MADE(Autoregressive):
@@ -76,15 +80,15 @@ class MADE(Autoregressive):
 
     def __init__(
         self, n: int, hidden=(500,), masks: int = 1, ordering: str = "natural", direct: bool = True,
-        dropout: float = 0.0, seed: int = 0, shape=None,
+        dropout: float = 0.0, lasso: float = 0.0, seed: int = 0, shape=None,
     ):  # fmt: skip
         super().__init__()
         self.arguments = {
             "n": n, "hidden": list(hidden), "masks": masks, "ordering": ordering, "direct": direct,
-            "dropout": dropout, "seed": seed, "shape": shape,
+            "dropout": dropout, "lasso": lasso, "seed": seed, "shape": shape,
         }  # fmt: skip
         self.n, self.shape, self.components = n, tuple(shape) if shape else None, masks
-        self.dropout, self.seed = dropout, seed
+        self.dropout, self.lasso, self.seed = dropout, lasso, seed
         self.layers = len(hidden)
         self.ranks: Tensor
         g = generator(seed, 0, "made")
@@ -139,8 +143,11 @@ class MADE(Autoregressive):
         return logits.to(x.dtype)
 
     def forward(self, x: Float[Tensor, "b n"], step: int = 0) -> Float[Tensor, " b"]:
-        """−log p_k(x) in nats, eq. (4), of the mask whose turn it is."""
-        return -log_bernoulli(self.logits(x, step % self.components, step), x)
+        """−log p_k(x) in nats, eq. (4), of the mask whose turn it is; while training, eq. (6) is added to each."""
+        nats = -log_bernoulli(self.logits(x, step % self.components, step), x)
+        if self.training and self.lasso and self.A is not None:
+            return nats + self.lasso * self.A.abs().sum()
+        return nats
 
     def component_log_prob(self, x: Float[Tensor, "b n"], k: int) -> Float[Tensor, " b"]:
         return log_bernoulli(self.logits(x, k), x)

@@ -103,7 +103,7 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
     progress = Progress(step, steps, method.unit, hardware.main)
     started = saved = time.monotonic()
     with stop_signals() as received, progress:
-        if step == 0:
+        if found is None:
             evaluate()
             save()
         if not ended():

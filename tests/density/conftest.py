@@ -17,6 +17,15 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.delenv("PTHETA_DATA", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models as small as these lose time to a second thread, and lose ten times as much where cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def real(monkeypatch):
     """A function that lets a test see a real file, or skips where it is not at hand."""

@@ -6,7 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import EVERY_KIND, build, clamped, conditionals, everything, frequencies_fit, number, scatter, some, uniform, walk
+from zoo import (
+    EVERY_KIND,
+    build,
+    clamped,
+    conditionals,
+    everything,
+    frequencies_fit,
+    number,
+    scatter,
+    some,
+    uniform,
+    walk,
+)
 
 from ptheta.density import fvsbn, made
 from ptheta.density.fvsbn import FVSBN

@@ -160,7 +160,11 @@ def test_no_row_and_rows_of_other_kinds():
 
 
 WRONG = [
-    (torch.zeros(2, 5), torch.zeros(4, dtype=torch.bool), r"observed is \(4,\) of torch.bool; allowed: a mask of bools"),
+    (
+        torch.zeros(2, 5),
+        torch.zeros(4, dtype=torch.bool),
+        r"observed is \(4,\) of torch.bool; allowed: a mask of bools",
+    ),
     (torch.zeros(2, 5), torch.zeros(5), r"observed is \(5,\) of torch.float32; allowed: a mask of bools"),
     (torch.zeros(2, 5), torch.zeros(1, 2, 5, dtype=torch.bool), r"observed is \(1, 2, 5\)"),
     (torch.zeros(2, 5), torch.zeros((), dtype=torch.bool), r"observed is \(\)"),

@@ -165,5 +165,5 @@ def test_impossible_values_are_refused(tiny, wrong, message):
 def test_tied_weights_beat_logistic_regressions_on_real_data(real):
     real("debd/nltcs/nltcs.train.data.gz")
     rungs = {r.name: r for r in climb(load("debd:nltcs"), hidden=32, steps=600, rate=0.02, seed=0, split="test")}
-    assert rungs["nade"].nats < rungs["fvsbn"].nats - 0.02
+    assert rungs["nade"].nats < rungs["fvsbn"].nats - 0.01
     assert all(5.9 < r.nats < 6.6 for r in rungs.values())

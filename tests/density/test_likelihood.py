@@ -227,5 +227,7 @@ def test_learning_goes_on_from_the_weights_of_another_model(module):
      ("batch_size", "ten"), ("learning_rate", True)],
 )  # fmt: skip
 def test_impossible_values_are_refused_with_what_is_allowed(field, value):
-    with pytest.raises(UsageError, match=rf"{field} = .*; allowed: .* \(field {field}, option --{field.replace('_', '-')}\)"):
+    with pytest.raises(
+        UsageError, match=rf"{field} = .*; allowed: .* \(field {field}, option --{field.replace('_', '-')}\)"
+    ):
         LikelihoodConfig(**{field: value})

@@ -59,7 +59,9 @@ def test_values_and_gradients_equal_the_product_with_the_mask(large, b, o, i, mo
 
 
 @settings(deadline=None, max_examples=60)
-@given(o=st.integers(1, 40), i=st.integers(1, 40), most=st.integers(1, 9), strict=st.booleans(), seed=st.integers(0, 99))
+@given(
+    o=st.integers(1, 40), i=st.integers(1, 40), most=st.integers(1, 9), strict=st.booleans(), seed=st.integers(0, 99)
+)
 def test_blocks_hold_every_row_once_and_all_that_is_allowed(o, i, most, strict, seed):
     _, degrees = layer(1, o, i, most, True, seed)
     M = mask(*degrees, strict)

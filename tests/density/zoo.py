@@ -77,7 +77,9 @@ def conditionals(model, x: torch.Tensor, k: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def clamped(model, x: torch.Tensor, observed: torch.Tensor, u: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+def clamped(
+    model, x: torch.Tensor, observed: torch.Tensor, u: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     return model.clamped(x, observed, u, k)
 
 

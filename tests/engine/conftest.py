@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import ptheta
+from ptheta.density.likelihood import MaximumLikelihood
 
 SMALL = {"threads": 1, "learning_rate": 0.01, "warmup": 0}
 NO_HUB = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -22,6 +24,20 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def noise(monkeypatch):
+    """One picture that is quickly drawn and is another one after every step, in place of a method's own."""
+
+    def pictures(self):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(2, 2))
+        figure.add_subplot().imshow(np.random.default_rng(self.step).random((200, 200)))
+        return {"noise": figure}
+
+    monkeypatch.setattr(MaximumLikelihood, "pictures", pictures)
 
 
 @pytest.fixture
