@@ -69,9 +69,8 @@ def evaluate(run: Source, data: str | None = None, split: str | None = None, jso
             print(json_module.dumps(about))
         else:
             error = figures.get("nats_se", float("nan"))
-            print(
-                f"{name:6} {figures['nats']:10.4f} ± {error:.4f} nats   {figures['bits_per_dim']:.5f} bits/dim   {len(x):,} vectors"
-            )
+            nats, bits = f"{figures['nats']:10.4f} ± {error:.4f} nats", f"{figures['bits_per_dim']:.5f} bits/dim"
+            print(f"{name:6} {nats}   {bits}   {len(x):,} vectors")
 
 
 def sample(run: Source, count: int = 64, seed: int = 0, out: Path | None = None) -> None:
@@ -122,18 +121,13 @@ def complete(
         print(f"approximate: effective sample size {median:.1f} of {done.particles} (median), {worst:.1f} (worst)")
         if median < 2:
             print(
-                "ptheta: hardly more than one draw counts, so these completions are unreliable; raise --particles, or hide "
-                "what comes last in the ordering.",
+                "ptheta: hardly more than one draw counts, so these completions are unreliable; raise --particles, or "
+                "hide what comes last in the ordering.",
                 file=sys.stderr,
             )
     shown = torch.where(observed, x.float(), 0.3)
-    write(
-        done.x,
-        model.shape,
-        path,
-        picture=torch.stack([shown, done.x.cpu().float(), x.float()], 1).flatten(0, 1),
-        columns=3,
-    )
+    picture = torch.stack([shown, done.x.cpu().float(), x.float()], 1).flatten(0, 1)
+    write(done.x, model.shape, path, picture, columns=3)
 
 
 def last_split(observations: Any) -> torch.Tensor:
@@ -227,14 +221,12 @@ def write(
 
     array = x.cpu().numpy()
     array = array.astype(np.uint8) if shape or ((array == 0) | (array == 1)).all() else array
+    savers: dict[str, Any] = {".npy": lambda p: np.save(p, array)}
+    if shape:
+        savers[".png"] = lambda p: save_grid(p, x if picture is None else picture, shape, columns)
     with full_disk_is_an_input_error(f"{path}.npy"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, save in (
-            (".npy", lambda p: np.save(p, array)),
-            (".png", lambda p: save_grid(p, x if picture is None else picture, shape, columns)),
-        ):  # type: ignore[arg-type]
-            if suffix == ".png" and shape is None:
-                continue
+        for suffix, save in savers.items():
             part = path.with_name(f".part-{path.name}{suffix}")
             try:
                 save(part)

@@ -73,7 +73,9 @@ def test_a_method_imports_no_other_method(name):
 def test_what_methods_share_imports_no_method():
     studies = set(COMMANDS.values())  # they compare methods
     shared = [m for m in TREES if place(m) in ROOMS and m not in METHODS.values() and m not in studies]
-    bad = [(m, t) for m in shared for t in imports(m) for method in METHODS.values() if f"{t}.".startswith(f"{method}.")]
+    bad = [
+        (m, t) for m in shared for t in imports(m) for method in METHODS.values() if f"{t}.".startswith(f"{method}.")
+    ]
     assert not bad
 
 
@@ -111,7 +113,10 @@ def test_no_file_is_longer_than_400_lines():
     ("code", "absent"),
     [
         ("import ptheta", {"torch", "numpy", "tyro", "ptheta.api"}),
-        ("from ptheta.cli import run; run(['--help']); run(['list']); run(['list', '--json'])", {"torch", "numpy", "tyro"}),
+        (
+            "from ptheta.cli import run; run(['--help']); run(['list']); run(['list', '--json'])",
+            {"torch", "numpy", "tyro"},
+        ),
     ],
 )
 def test_starting_imports_nothing_heavy(code, absent):
@@ -157,7 +162,9 @@ def test_the_global_random_state_is_left_alone(module):
     for name, call in called(TREES[module]):
         if re.fullmatch(r"(np|numpy)\.random\.\w+", name):
             assert name.split(".")[-1] in own, f"line {call.lineno}: {name}"
-        assert not re.fullmatch(r"torch\.(cuda\.|random\.)?(manual_seed(_all)?|seed|set_rng_state)", name), f"line {call.lineno}"
+        assert not re.fullmatch(r"torch\.(cuda\.|random\.)?(manual_seed(_all)?|seed|set_rng_state)", name), (
+            f"line {call.lineno}"
+        )
         if re.fullmatch(r"torch\.(rand|randn|randint|randperm|multinomial|bernoulli|normal)", name):
             assert "generator" in {k.arg for k in call.keywords}, f"line {call.lineno}: {name} without a generator"
 

@@ -175,7 +175,8 @@ def test_a_device_that_is_not_here_is_refused(here):
 @pytest.mark.parametrize(
     "argv",
     [("train", "made", "--hiden", "4"), ("train", "made", "--steps", "many"), ("train", "fvsbn", "--hidden", "4"),
-     ("evaluate",), ("sample", "x", "--cuont", "3"), ("sample", "x", "--count", "few"), ("complete", "x", "--hide", "middle")],
+     ("evaluate",), ("sample", "x", "--cuont", "3"), ("sample", "x", "--count", "few"),
+     ("complete", "x", "--hide", "middle")],
 )  # fmt: skip
 def test_unknown_options_and_words_for_numbers_end_with_two(here, argv):
     code, out, err = run(*argv)

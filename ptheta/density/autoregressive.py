@@ -167,7 +167,8 @@ class Autoregressive(Pretrained):
         try:
             return torch.as_tensor(values, device=self.device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{name} is no array of numbers ({error}); allowed: (b, {self.n}), one vector a row.") from error
+            fix = f"allowed: (b, {self.n}), one vector a row."
+            raise InputError(f"{name} is no array of numbers ({error}); {fix}") from error
 
 
 def log_bernoulli(logits: Float[Tensor, "b n"], x: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:

@@ -36,7 +36,7 @@ def grid(x: Tensor, shape: tuple[int, int], columns: int, gap: int = 1) -> np.nd
 
 
 def save_grid(path: Any, x: Tensor, shape: tuple[int, int], columns: int = 8) -> None:
-    """Write a grid of pictures as PNG, each variable at least four pixels wide."""
+    """Write a grid of pictures as PNG, enlarged by a whole factor to at most 600 pixels across."""
     from PIL import Image
 
     canvas = (grid(x.float().cpu(), shape, columns) * 255).round().astype(np.uint8)

@@ -10,7 +10,8 @@ from ptheta.engine.errors import InputError, UsageError
 
 N = 5
 CASES = [  # kind, seed, what is observed
-    ("fvsbn", 2, [0, 2]), ("nade", 3, [1, 3]), ("made 1", 0, [2, 4]), ("made 2 x3 random", 3, [0, 3]), ("made 1 x3", 5, [1, 4])
+    ("fvsbn", 2, [0, 2]), ("nade", 3, [1, 3]), ("made 1", 0, [2, 4]), ("made 2 x3 random", 3, [0, 3]),
+    ("made 1 x3", 5, [1, 4])
 ]  # fmt: skip
 
 

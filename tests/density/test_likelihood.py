@@ -222,9 +222,9 @@ def test_learning_goes_on_from_the_weights_of_another_model(module):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("batch_size", 0), ("learning_rate", 0.0), ("learning_rate", math.inf), ("learning_rate", math.nan), ("warmup", -1),
-     ("decay", 1.1), ("decay", -0.1), ("weight_decay", -1.0), ("average", 1.0), ("average", -0.1), ("batch_size", 2.5),
-     ("batch_size", "ten"), ("learning_rate", True)],
+    [("batch_size", 0), ("batch_size", 2.5), ("batch_size", "ten"), ("learning_rate", 0.0), ("learning_rate", math.inf),
+     ("learning_rate", math.nan), ("learning_rate", True), ("warmup", -1), ("decay", 1.1), ("decay", -0.1),
+     ("weight_decay", -1.0), ("average", 1.0), ("average", -0.1)],
 )  # fmt: skip
 def test_impossible_values_are_refused_with_what_is_allowed(field, value):
     with pytest.raises(

@@ -55,7 +55,9 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1
 
 
 @settings(max_examples=50, deadline=None)
-@given(state=st.dictionaries(names, st.recursive(leaves, lambda s: st.dictionaries(names, s, max_size=3), max_leaves=6)))
+@given(
+    state=st.dictionaries(names, st.recursive(leaves, lambda s: st.dictionaries(names, s, max_size=3), max_leaves=6))
+)
 def test_any_state_comes_back_as_it_was(state, tmp_path_factory):
     folder = tmp_path_factory.mktemp("any")
     assert same(checkpoint.load(checkpoint.save(folder, 3, state)), state)
@@ -116,7 +118,11 @@ def test_a_checkpoint_with_a_missing_file_is_passed_over(tmp_path, capsys, name)
 
 
 @settings(max_examples=100, deadline=None)
-@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), name=st.sampled_from(["tensors.safetensors", "state.json"]))
+@given(
+    where=st.floats(0, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+    name=st.sampled_from(["tensors.safetensors", "state.json"]),
+)
 def test_one_flipped_bit_is_never_loaded_as_something_else(tmp_path_factory, where, bit, name):
     path = checkpoint.save(tmp_path_factory.mktemp("bit"), 1, STATE)
     content = bytearray((path / name).read_bytes())
@@ -195,7 +201,16 @@ def test_dying_at_any_file_operation_leaves_the_old_or_the_new(tmp_path):
             left = [died]
 
             def die(event, args):
-                if event in {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree"}:
+                if event in {
+                    "open",
+                    "os.mkdir",
+                    "os.rename",
+                    "os.remove",
+                    "os.rmdir",
+                    "os.scandir",
+                    "os.listdir",
+                    "shutil.rmtree",
+                }:
                     if left[0] == 0:
                         os._exit(9)
                     left[0] -= 1
@@ -220,7 +235,9 @@ def test_a_full_disk_is_told_and_leaves_the_one_before(tmp_path):
     for limit in (0, 100, 20_000):  # nothing fits; not even the state; the tensors do not
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
-            with pytest.raises(InputError, match="step 20 .* could not be written: .*[Ff]ile too large.* make room, then resume"):
+            with pytest.raises(
+                InputError, match="step 20 .* could not be written: .*[Ff]ile too large.* make room, then resume"
+            ):
                 checkpoint.save(tmp_path, 20, {"W": torch.zeros(100_000)})
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -197,7 +197,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(tmp_path, co
     out = tmp_path / "run"
     code, printed, err = command("train", "fvsbn", "--steps", 20, "--eval-every", 5, "--out", out)
     assert (code, printed) == (1, "")
-    said_clearly(err, f"the loss of step {step} is not finite; the checkpoint of step {kept} is kept in {out}", "--learning-rate")
+    said_clearly(
+        err, f"the loss of step {step} is not finite; the checkpoint of step {kept} is kept in {out}", "--learning-rate"
+    )
     assert checkpoint.newest(out / "checkpoints")[0] == kept
     whole(out)
     assert Run.open(out).metrics()[-1]["step"] <= step
@@ -207,7 +209,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(tmp_path, co
 
 def test_a_learning_rate_that_blows_up_is_told_and_what_was_good_is_kept(tmp_path, command):
     out = tmp_path / "run"
-    argv = ["--learning-rate", 1e37, "--warmup", 0, "--steps", 50, "--eval-every", 5, "--precision", "fp32", "--average", 0]
+    argv = [
+        "--learning-rate",
+        1e37,
+        "--warmup",
+        0,
+        "--steps",
+        50,
+        "--eval-every",
+        5,
+        "--precision",
+        "fp32",
+        "--average",
+        0,
+    ]
     code, _, err = command("train", "fvsbn", *argv, "--out", out)
     assert code == 1
     said_clearly(err, "is not finite", "Try a smaller --learning-rate")
@@ -227,7 +242,9 @@ def test_weights_that_became_nan_are_not_saved_over_good_ones(train, tmp_path, m
         return logs
 
     monkeypatch.setattr(MaximumLikelihood, "update", poisoned)
-    with pytest.raises(InputError, match="method/model/b after step 10 is not finite; the checkpoint of step 5 is kept"):
+    with pytest.raises(
+        InputError, match="method/model/b after step 10 is not finite; the checkpoint of step 5 is kept"
+    ):
         train(steps=20, eval_every=5)
     assert checkpoint.newest(tmp_path / "run" / "checkpoints")[0] == 5
     whole(tmp_path / "run")
@@ -308,7 +325,9 @@ def test_a_disk_that_is_full_at_any_point_is_told_and_going_on_works(tmp_path, c
     with no_file_longer_than(size):
         code, _, err = command(*argv, "--out", out)
     assert code == 1, err
-    said_clearly(err, what, "could not be written: File too large.", "What was saved before is whole; make room, then resume.")
+    said_clearly(
+        err, what, "could not be written: File too large.", "What was saved before is whole; make room, then resume."
+    )
     assert not list(out.rglob(".part-*"))
     assert command(*argv, "--out", out, "--resume")[0] == 0
     assert results(out) == results(tmp_path / "whole")

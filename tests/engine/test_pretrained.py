@@ -43,7 +43,12 @@ def change(folder, **values):
 
 def test_the_same_model_comes_back(model, folder):
     x = every_vector(6)
-    for again in (FVSBN.from_pretrained(folder), FVSBN.from_pretrained(str(folder)), ptheta.load(folder), ptheta.load(str(folder))):
+    for again in (
+        FVSBN.from_pretrained(folder),
+        FVSBN.from_pretrained(str(folder)),
+        ptheta.load(folder),
+        ptheta.load(str(folder)),
+    ):
         assert type(again) is FVSBN and not again.training and again.shape == (2, 3)
         assert torch.equal(again.log_prob(x), model.log_prob(x))
         assert again.arguments == json.loads(json.dumps(model.arguments))
@@ -199,7 +204,14 @@ def test_a_run_without_a_model_yet_is_told(tmp_path):
 def test_init_starts_from_a_models_weights(folder, model, tmp_path):
     x = every_vector(6)
     run = ptheta.train(
-        "fvsbn", data=x.numpy(), out=str(tmp_path / "run"), init=str(folder), ordering="random", seed=3, steps=1, threads=1
+        "fvsbn",
+        data=x.numpy(),
+        out=str(tmp_path / "run"),
+        init=str(folder),
+        ordering="random",
+        seed=3,
+        steps=1,
+        threads=1,
     )
     valid = run.metrics()[0]
     from ptheta.data.binary import load
@@ -245,7 +257,9 @@ def test_offline_a_hub_id_is_one_line_and_asks_nobody(monkeypatch):
     monkeypatch.setenv("PTHETA_OFFLINE", "1")
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
-    with pytest.raises(InputError, match="nobody/nothing is no folder here and could not be had from the Hugging Face Hub: ") as error:
+    with pytest.raises(
+        InputError, match="nobody/nothing is no folder here and could not be had from the Hugging Face Hub: "
+    ) as error:
         ptheta.load("nobody/nothing")
     assert "\n" not in str(error.value) and not asked
 

@@ -13,7 +13,14 @@ from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.fit import Interrupted
 from ptheta.engine.run import Run, last_path, new_path
 
-ABOUT = {"method": "fvsbn", "seed": 3, "config": {}, "options": {}, "data": {"spec": "digits"}, "command": "ptheta train fvsbn"}
+ABOUT = {
+    "method": "fvsbn",
+    "seed": 3,
+    "config": {},
+    "options": {},
+    "data": {"spec": "digits"},
+    "command": "ptheta train fvsbn",
+}
 
 
 def lines(path) -> list[dict]:
