@@ -240,7 +240,8 @@ def memory() -> list[dict]:
 def starts() -> list[dict]:
     python, rows = sys.executable, []
     cases = (
-        ("import ptheta", [python, "-c", "import ptheta"], 0.3), ("ptheta --help", [python, "-m", "ptheta", "--help"], 0.5),
+        ("import ptheta", [python, "-c", "import ptheta"], 0.3),
+        ("ptheta --help", [python, "-m", "ptheta", "--help"], 0.5),
         ("ptheta list", [python, "-m", "ptheta", "list"], 0.5),
         ("ptheta train made --help", [python, "-m", "ptheta", "train", "made", "--help"], 2.0),
     )  # fmt: skip

@@ -44,7 +44,9 @@ def train(name: str, data: Any = "digits", command: str | None = None, **options
     for field in options:
         if field not in run_fields | config_fields:
             raise unknown("field", field, run_fields | config_fields, f"`ptheta train {name} --help` describes them.")
-    chosen = Options(**{k: v for k, v in options.items() if k in run_fields}, data=data if isinstance(data, str) else str_of(data))
+    chosen = Options(
+        **{k: v for k, v in options.items() if k in run_fields}, data=data if isinstance(data, str) else str_of(data)
+    )
     given = {k: v for k, v in options.items() if k in config_fields}
     return run_method(name, data, chosen, given, command)
 
@@ -68,7 +70,9 @@ def run_method(name: str, data: Any, options: Options, given: dict[str, Any], co
         data = options.data if isinstance(data, str) else data
     observations = module.Method.open_data(data, options.size, options.threshold)
     if run and run.about["data"]["fingerprint"] != observations.fingerprint():
-        raise InputError(f"{out} was trained on other data ({run.about['data']['spec']}); resume it on the same, or start anew.")
+        raise InputError(
+            f"{out} was trained on other data ({run.about['data']['spec']}); resume it on the same, or start anew."
+        )
 
     from ptheta.engine.fit import fit
     from ptheta.engine.hardware import detect
@@ -89,7 +93,10 @@ def run_method(name: str, data: Any, options: Options, given: dict[str, Any], co
     run = run or Run.open(out)
     if hardware.main:
         run.lock()
-        print(f"ptheta: {name} on {options.data} ({observations.n} variables) → {out}  [{hardware.describe()}]", file=sys.stderr)
+        print(
+            f"ptheta: {name} on {options.data} ({observations.n} variables) → {out}  [{hardware.describe()}]",
+            file=sys.stderr,
+        )
     try:
         fit(learner, observations, run, options, hardware)
     finally:
@@ -106,11 +113,15 @@ def reconcile(run: Run, name: str, options: Options, given: dict[str, Any]) -> t
     Raises UsageError where this call asks for something else than the run was started with.
     """
     if run.about["method"] != name:
-        raise UsageError(f"{run.path} is a run of {run.about['method']}, not {name}; resume it as such, or name another --out.")
+        raise UsageError(
+            f"{run.path} is a run of {run.about['method']}, not {name}; resume it as such, or name another --out."
+        )
     config = method(name).Config.from_dict(run.about["config"])
     for field, value in given.items():
         if getattr(type(config)(**given), field) != getattr(config, field):
-            raise UsageError(f"{run.path} has {field} = {getattr(config, field)}, not {value}; drop it, or name another --out.")
+            raise UsageError(
+                f"{run.path} has {field} = {getattr(config, field)}, not {value}; drop it, or name another --out."
+            )
     before, default = run.about["options"], Options()
     kept = {}
     for field in dataclasses.fields(Options):
@@ -118,7 +129,9 @@ def reconcile(run: Run, name: str, options: Options, given: dict[str, Any]) -> t
         if field.name in FREE:
             kept[field.name] = before[field.name] if now == getattr(default, field.name) else now
         elif now not in (getattr(default, field.name), before[field.name]):
-            raise UsageError(f"{run.path} has {field.name} = {before[field.name]}, not {now}; drop it, or name another --out.")
+            raise UsageError(
+                f"{run.path} has {field.name} = {before[field.name]}, not {now}; drop it, or name another --out."
+            )
         else:
             kept[field.name] = before[field.name]
     return config, Options(**kept)
@@ -139,14 +152,18 @@ def load(source: str | Path | Run) -> Any:
     folder = pretrained.resolve(str(source) if isinstance(source, str) and not path.exists() else path)
     config = pretrained.read_config(folder)
     if config["method"] not in METHODS:
-        raise InputError(f"{folder} is of method {config['method']!r}; this ptheta knows {', '.join(METHODS)}: update ptheta.")
+        raise InputError(
+            f"{folder} is of method {config['method']!r}; this ptheta knows {', '.join(METHODS)}: update ptheta."
+        )
     return method(config["method"]).Model.from_pretrained(folder)
 
 
 def data_of(run: Run, data: Any = None) -> Any:
     """The observations a run was trained on, or others opened in the same way."""
     about = run.about["data"]
-    return method(run.about["method"]).Method.open_data(data if data is not None else about["spec"], about["size"], about["threshold"])
+    return method(run.about["method"]).Method.open_data(
+        data if data is not None else about["spec"], about["size"], about["threshold"]
+    )
 
 
 def shell(argv: Any) -> str:

@@ -79,8 +79,8 @@ COMPLETIONS = (
     "The upper half is observed, the lower half is drawn. The pixels are visited row by row, so these draws are exact."
 )
 HALVES = (
-    "The left half is observed. It does not come first in the order, so each picture is chosen among many by its weight: "
-    "{} draws count (median)."
+    "The left half is observed. It does not come first in the order, so each picture is chosen by its weight among "
+    "many: {} draws count (median)."
 )
 
 # Chosen on the validation split: see docs/density.md.
@@ -129,7 +129,8 @@ def density_stop(run: Any, command: str) -> str:
     return f"""
 <h2>A distribution of handwritten digits</h2>
 <p>1,257 scanned digits of 8 × 8 pixels, black or white. A masked autoencoder (MADE) learns the probability of every one
-of the 2<sup>64</sup> such pictures: <i>p</i><sub>θ</sub>(<i>x</i>) = ∏ <i>p</i><sub>θ</sub>(<i>x</i><sub>d</sub> | <i>x</i><sub>&lt;d</sub>).</p>
+of the 2<sup>64</sup> such pictures:
+<i>p</i><sub>θ</sub>(<i>x</i>) = ∏ <i>p</i><sub>θ</sub>(<i>x</i><sub>d</sub> | <i>x</i><sub>&lt;d</sub>).</p>
 {image(curve(run), LEARNING)}
 {image(pictures.samples(test, model.sample(64, seed=1), shape, "MADE"), SAMPLES)}
 <h2>How likely is this?</h2>

@@ -8,9 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import typing
 from pathlib import Path
 
@@ -34,11 +31,7 @@ SETTINGS = {
     "nade": {"hidden": 16},
     "made": {"hidden": (24, 16), "masks": 2, "ordering": "random"},
 }
-SHARED = {  # what is proved with two processes: (method, settings besides)
-    **{name: (name, {}) for name in METHODS},
-    "made-dropout": ("made", {"dropout": 0.3}),
-}
-STEPS, STOP, LAUNCHED = 40, 17, 20
+STEPS, STOP = 40, 17
 DENSITIES = [name for name, module in METHODS.items() if module.startswith("ptheta.density.")]
 every_method = pytest.mark.parametrize("name", METHODS)
 every_density = pytest.mark.parametrize("name", DENSITIES)
@@ -198,106 +191,6 @@ def test_the_state_survives_a_checkpoint(name, learner, tmp_path):
     assert not same(fresh.state_dict(), state)
     fresh.load_state_dict(loaded)
     assert same(fresh.state_dict(), state)
-
-
-# ---------------------------------------------------------------- two processes
-
-BOTH = """
-import json, os, sys
-import torch
-rank, written = int(os.environ["RANK"]), []
-def watch(event, args):
-    opened = event == "open" and (args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or set(str(args[1])) & set("wax+"))
-    if opened or event in ("os.mkdir", "os.rename", "os.remove", "os.truncate"):
-        if str(args[0]).startswith(os.path.join(os.getcwd(), "two-")):
-            written.append(f"{event} {args[0]}")
-sys.addaudithook(watch)
-from ptheta.cli import main
-said = {}
-for case, argv in json.load(open("cases.json")).items():
-    try:
-        main(argv)
-    except SystemExit as left:
-        said[case] = left.code
-    except Exception as error:
-        said[case] = repr(error)
-json.dump({"said": said, "written": written}, open(f"said-{rank}.json", "w"))
-torch.distributed.destroy_process_group()
-"""
-
-
-def flags(options: dict) -> list[str]:
-    """{"hidden": (24, 16)} as the command line writes it."""
-    argv = []
-    for name, value in options.items():
-        argv.append(f"--{'no-' if value is False else ''}{name.replace('_', '-')}")
-        argv += [str(v) for v in value] if isinstance(value, tuple) else [] if isinstance(value, bool) else [str(value)]
-    return argv
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory) -> Path:
-    """The folder in which two processes, launched once for all, have trained every case into two-CASE."""
-    folder = tmp_path_factory.mktemp("two")
-    cases = {
-        case: ["train", name, *flags({**settings(name), **more, "steps": LAUNCHED, "eval_every": 5, "threads": 1}),
-               "--device", "cpu", "--out", str(folder / f"two-{case}")]
-        for case, (name, more) in SHARED.items()
-    }  # fmt: skip
-    (folder / "cases.json").write_text(json.dumps(cases))
-    (folder / "both.py").write_text(BOTH)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    # --multi_gpu is how Accelerate is told to start several processes on one machine; without a GPU they use gloo.
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += [
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        port,
-        str(folder / "both.py"),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(launch, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert f"2 processes]" in done.stderr, "Accelerate started one process"
-    return folder
-
-
-@pytest.mark.parametrize("case", SHARED)
-def test_two_processes_equal_one(case, two, tmp_path):
-    from safetensors.torch import load_file
-
-    name, more = SHARED[case]
-    assert json.loads((two / "said-0.json").read_text())["said"][case] == 0
-    one = train(name, tmp_path / "one", **more, steps=LAUNCHED, eval_every=5)
-    both = Run.open(two / f"two-{case}")
-    a, b = (load_file(run.model / "model.safetensors") for run in (one, both))
-    assert a.keys() == b.keys()
-    for key in a:
-        torch.testing.assert_close(a[key], b[key], rtol=0, atol=1e-5)
-    assert len(one.metrics()) == len(both.metrics())
-    for x, y in zip(one.metrics(), both.metrics()):
-        assert (x.pop("step"), x.pop("split")) == (y.pop("step"), y.pop("split"))
-        assert x == pytest.approx(y, rel=1e-5)
-
-
-def test_only_the_first_process_writes(two):
-    said = [json.loads((two / f"said-{rank}.json").read_text()) for rank in (0, 1)]
-    assert said[0]["said"] == said[1]["said"]
-    assert said[0]["written"] and not said[1]["written"]
 
 
 # ---------------------------------------------------------------- configurations

@@ -177,7 +177,7 @@ def log_bernoulli(logits: Float[Tensor, "b n"], x: Float[Tensor, "b n"]) -> Floa
 
 
 def draw(logit: Tensor, u: Tensor, x: Tensor, observed: Tensor, log_w: Tensor) -> Tensor:
-    """One step of clamped sampling: the next variable of each row; adds its term of eq. (3) to log_w in place. All (b,)."""
+    """The next variable of each row in clamped sampling; adds its term of eq. (3) to log_w in place. All (b,)."""
     new = torch.where(observed, x, (u < logit.sigmoid()).to(x.dtype))
     log_w += torch.where(observed, torch.nn.functional.logsigmoid((2 * new - 1) * logit), 0.0)
     return new

@@ -18,8 +18,8 @@ matrix product. −log p is convex in (W, b): what it cannot fit, more training 
 | W | (n, n) | weights, strictly lower triangular in the ordering |
 | b | (n,) | biases |
 
-Differs from the paper: Adam in place of Frey's quasi-Newton fits; the penalty of eq. (3) (Tibshirani 1996), which is off
-unless asked for; b starts at the log-odds of the data.
+Differs from the paper: Adam in place of Frey's quasi-Newton fits; the penalty of eq. (3) (Tibshirani 1996), off unless
+asked for; b starts at the log-odds of the data.
 """
 
 from __future__ import annotations

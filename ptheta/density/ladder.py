@@ -112,7 +112,11 @@ def climb(data: Any, hidden: int, steps: int, rate: float, seed: int, split: str
     nats = -tables.log_prob(held)
     rungs = [_rung("tables", tables.parameters, nats, began)]
     fvsbn, mlps, nade = FVSBN(data.n, seed=seed), MLPs(data.n, hidden, seed), NADE(data.n, hidden, seed=seed)
-    sizes = {"fvsbn": data.n * (data.n + 1) // 2, "mlps": mlps.count(), "nade": sum(p.numel() for p in nade.parameters())}
+    sizes = {
+        "fvsbn": data.n * (data.n + 1) // 2,
+        "mlps": mlps.count(),
+        "nade": sum(p.numel() for p in nade.parameters()),
+    }
     for name, model in (("fvsbn", fvsbn), ("mlps", mlps), ("nade", nade)):
         began = time.perf_counter()
         model.b.data.copy_(log_odds(train))
@@ -171,7 +175,9 @@ def ladder(
     observations = load(data)
     weights = observations.n**2 * hidden
     if weights > 2**28:
-        raise UsageError(f"one MLP a conditional would take {weights:,} weights; allowed: {2**28:,}. Choose fewer --hidden.")
+        raise UsageError(
+            f"one MLP a conditional would take {weights:,} weights; allowed: {2**28:,}. Choose fewer --hidden."
+        )
     rungs = climb(observations, hidden, steps, learning_rate, seed, split)
     if json:
         known = [{k: v for k, v in r.__dict__.items() if v == v} for r in rungs]  # one row has no standard error

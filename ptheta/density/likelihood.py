@@ -102,7 +102,9 @@ class MaximumLikelihood:
         if self.step % AVERAGE_EVERY == 0 or self.step < AVERAGE_EVERY:
             every = AVERAGE_EVERY if self.step >= AVERAGE_EVERY else 1
             alpha = min(self.config.average, (self.step + 1) / (self.step + 10)) ** every
-            torch._foreach_lerp_(list(self.averaged.parameters()), [p.detach() for p in self.model.parameters()], 1 - alpha)
+            torch._foreach_lerp_(
+                list(self.averaged.parameters()), [p.detach() for p in self.model.parameters()], 1 - alpha
+            )
         return {"loss": loss.detach()}
 
     def learning_rate(self, step: int) -> float:
@@ -131,7 +133,7 @@ class MaximumLikelihood:
             f"# {self.model.name} on {self.data.name}\n\n"
             f"p(x) of binary vectors with {self.data.n} variables, after {self.step:,} updates, seed {self.seed}.\n\n"
             f"Data: {self.data.origin}\n\n| hyperparameter | value |\n|---|---|\n{fields}\n\n"
-            f"```python\nimport ptheta\nmodel = ptheta.load(\"this folder\")\nmodel.log_prob(x)   # nats, (b,)\n"
+            f'```python\nimport ptheta\nmodel = ptheta.load("this folder")\nmodel.log_prob(x)   # nats, (b,)\n'
             f"model.sample(16)\nmodel.complete(x, observed)\nmodel.embed(x)\n```\n"
         )
 
@@ -154,7 +156,9 @@ class MaximumLikelihood:
         if model.arguments != self.model.arguments and {k: v.shape for k, v in model.state_dict().items()} != {
             k: v.shape for k, v in self.model.state_dict().items()
         }:
-            raise InputError(f"--init holds a {model.name} of {model.arguments}; this run wants {self.model.arguments}.")
+            raise InputError(
+                f"--init holds a {model.name} of {model.arguments}; this run wants {self.model.arguments}."
+            )
         self.model.load_state_dict(model.state_dict())
         self.averaged.load_state_dict(model.state_dict())
 

@@ -31,8 +31,8 @@ unit is computed once, when they are: a sample costs one pass in all.
 | ranks | (K, n) | place of each variable in the ordering of mask k, from 1 |
 | degrees_l | (K, h_l) | degrees m of layer l in mask k |
 
-Differs from the paper: Adam with weight averaging in place of Adagrad/Adadelta; with one mask, hidden units are numbered
-by degree (a relabelling), so that the masks are staircases; dropout and the penalty (6), both off unless asked for.
+Differs from the paper: Adam with weight averaging in place of Adagrad/Adadelta; dropout and the penalty (6), both off
+unless asked for; with one mask, hidden units are numbered by degree, so that the masks are staircases.
 
 Expected: validation −log p of statically binarised MNIST and the commands that give it are in docs/density.md.
 """
@@ -95,7 +95,9 @@ class MADE(Autoregressive):
         sizes = [n, *hidden]
         for l in range(1, len(sizes)):
             bound = math.sqrt(6 / (sizes[l - 1] + sizes[l]))
-            self.register_parameter(f"W{l}", nn.Parameter((2 * torch.rand(sizes[l], sizes[l - 1], generator=g) - 1) * bound))
+            self.register_parameter(
+                f"W{l}", nn.Parameter((2 * torch.rand(sizes[l], sizes[l - 1], generator=g) - 1) * bound)
+            )
             self.register_parameter(f"b{l}", nn.Parameter(torch.zeros(sizes[l])))
         bound = math.sqrt(6 / (sizes[-1] + n))
         self.V = nn.Parameter((2 * torch.rand(n, sizes[-1], generator=g) - 1) * bound)
@@ -170,11 +172,15 @@ class MADE(Autoregressive):
         """
         o, m = self.order(k), self.degrees(k)
         sort = [o, *(d.argsort(stable=True) for d in m[1:])]
-        Ws = [(W[i][:, j].contiguous(), b[i, None]) for (W, b), i, j in zip(self.weights(), sort[1:], sort[:-1], strict=True)]
+        Ws = [
+            (W[i][:, j].contiguous(), b[i, None])
+            for (W, b), i, j in zip(self.weights(), sort[1:], sort[:-1], strict=True)
+        ]
         V, bias = self.V[o][:, sort[-1]].contiguous(), self.b[o]
         A = self.A[o][:, o].contiguous() if self.A is not None else None
         known = [list(range(self.n + 1))] + [
-            torch.searchsorted(d.sort().values, torch.arange(self.n + 1, device=d.device), right=True).tolist() for d in m[1:]
+            torch.searchsorted(d.sort().values, torch.arange(self.n + 1, device=d.device), right=True).tolist()
+            for d in m[1:]
         ]
         out, log_w = torch.empty_like(x), x.new_zeros(len(x))
         widest = max([self.n, *(len(d) for d in m)])
@@ -188,7 +194,11 @@ class MADE(Autoregressive):
                 first = [c[max(0, start - 1)] for c in known]
                 last = [c[stop - 1] for c in known]
                 past = [
-                    torch.addmm(b[first[l + 1] : last[l + 1]], W[first[l + 1] : last[l + 1], : before[l]], layers[l][: before[l]])
+                    torch.addmm(
+                        b[first[l + 1] : last[l + 1]],
+                        W[first[l + 1] : last[l + 1], : before[l]],
+                        layers[l][: before[l]],
+                    )
                     for l, (W, b) in enumerate(Ws)
                 ]
                 logits = torch.addmm(bias[start:stop, None], V[start:stop, : before[-1]], layers[-1][: before[-1]])

@@ -41,7 +41,9 @@ def mask(out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def forbid(w: Float[Tensor, "o i"], out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: bool) -> None:
+def forbid(
+    w: Float[Tensor, "o i"], out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: bool
+) -> None:
     """w ∘ M in place.
 
     A mask of 0 and −1 is and-ed to the bits of w, a few rows at a time: four times faster on a CPU than w *= M, for

@@ -41,7 +41,9 @@ def save_grid(path: Any, x: Tensor, shape: tuple[int, int], columns: int = 8) ->
 
     canvas = (grid(x.float().cpu(), shape, columns) * 255).round().astype(np.uint8)
     scale = max(1, 600 // canvas.shape[1])
-    Image.fromarray(canvas).resize((canvas.shape[1] * scale, canvas.shape[0] * scale), Image.Resampling.NEAREST).save(path)
+    Image.fromarray(canvas).resize((canvas.shape[1] * scale, canvas.shape[0] * scale), Image.Resampling.NEAREST).save(
+        path
+    )
 
 
 def samples(data: Tensor, drawn: Tensor, shape: tuple[int, int], name: str) -> Figure:

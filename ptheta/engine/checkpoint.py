@@ -44,8 +44,12 @@ def save(folder: Path, step: int, state: dict[str, Any], keep: set[int] = frozen
                 shutil.rmtree(left, ignore_errors=True)
             part.mkdir()
             write_tensors(part / "tensors.safetensors", tensors)
-            body = json.dumps({"format": FORMAT, "step": step, "tensors": sha256(part / "tensors.safetensors"), "state": tree})
-            write_text(part / "state.json", json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body}))
+            body = json.dumps(
+                {"format": FORMAT, "step": step, "tensors": sha256(part / "tensors.safetensors"), "state": tree}
+            )
+            write_text(
+                part / "state.json", json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), "body": body})
+            )
             if target.exists():
                 shutil.rmtree(target)
             os.replace(part, target)

@@ -123,7 +123,9 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
                     progress.note(f"loss {means['loss']:.4g}")
                 progress.advance(step)
                 now = time.monotonic()
-                stop = hardware.agree(bool(received) or bool(options.max_time and now - started > 60 * options.max_time))
+                stop = hardware.agree(
+                    bool(received) or bool(options.max_time and now - started > 60 * options.max_time)
+                )
                 if step % eval_every == 0 or step >= steps:
                     evaluate()
                     save()

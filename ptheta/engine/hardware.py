@@ -118,7 +118,9 @@ def detect(device: Device = "auto", precision: Precision = "auto", threads: int 
 
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     if accelerator.num_processes != world:
-        raise InputError(f"WORLD_SIZE is {world} but {accelerator.num_processes} process(es) came up; check the launcher.")
+        raise InputError(
+            f"WORLD_SIZE is {world} but {accelerator.num_processes} process(es) came up; check the launcher."
+        )
     return Hardware(accelerator.device, precision, accelerator.process_index, world, accelerator)
 
 

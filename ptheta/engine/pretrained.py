@@ -51,7 +51,9 @@ class Pretrained(nn.Module):
         folder = resolve(name_or_folder)
         config = read_config(folder)
         if config["method"] != cls.name:
-            raise InputError(f"{folder} holds a {config['method']} model, not {cls.name}; use ptheta.load({str(folder)!r}).")
+            raise InputError(
+                f"{folder} holds a {config['method']} model, not {cls.name}; use ptheta.load({str(folder)!r})."
+            )
         return _model(cls, config, folder)
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
@@ -88,7 +90,7 @@ def _model(kind: Any, config: dict[str, Any], folder: Path) -> Any:
     try:
         model = kind(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{folder / 'config.json'} has an impossible \"model\" entry: {error}.") from error
+        raise InputError(f'{folder / "config.json"} has an impossible "model" entry: {error}.') from error
     _fill(model, weights)
     return model.eval()
 
@@ -102,7 +104,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / 'config.json'} cannot be read: {error}.") from error
     if not isinstance(config, dict) or config.get("library") != "ptheta" or not isinstance(config.get("method"), str):
-        raise InputError(f"{folder / 'config.json'} is not of a ptheta model (no \"library\": \"ptheta\" and \"method\").")
+        raise InputError(f'{folder / "config.json"} is not of a ptheta model (no "library": "ptheta" and "method").')
     if (format := config.get("format")) not in range(FORMAT + 1):
         raise InputError(f"{folder} has model format {format!r}; this ptheta reads up to {FORMAT}: update ptheta.")
     return config
@@ -148,4 +150,6 @@ def _from_hub(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=files, local_files_only=offline))
     except Exception as error:  # the hub's client raises many kinds; all mean: not to be had
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{name} is no folder here and could not be had from the Hugging Face Hub: {reason}") from error
+        raise InputError(
+            f"{name} is no folder here and could not be had from the Hugging Face Hub: {reason}"
+        ) from error

@@ -21,7 +21,9 @@ class Progress:
         if self.visible and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=self.total, initial=self.start, unit=f" {self.unit}", dynamic_ncols=True, smoothing=0.05)
+            self.bar = tqdm(
+                total=self.total, initial=self.start, unit=f" {self.unit}", dynamic_ncols=True, smoothing=0.05
+            )
         return self
 
     def __exit__(self, *exc) -> None:

@@ -1,12 +1,12 @@
 r"""A run's directory: everything that is known about one training.
 
-    config.json      method, data, seed, hyperparameters, versions, the exact command
-    metrics.jsonl    one line a measurement: {"step", "split", figure: value, …}
-    times.jsonl      wall times, kept apart so that metrics can be equal bit for bit
-    events.out.*     the same figures for TensorBoard
-    checkpoints/     the last ones and the best on validation data
-    model/           the best model as a `save_pretrained` folder
-    pictures/        what the method draws of itself
+config.json      method, data, seed, hyperparameters, versions, the exact command
+metrics.jsonl    one line a measurement: {"step", "split", figure: value, …}
+times.jsonl      wall times, kept apart so that metrics can be equal bit for bit
+events.out.*     the same figures for TensorBoard
+checkpoints/     the last ones and the best on validation data
+model/           the best model as a `save_pretrained` folder
+pictures/        what the method draws of itself
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ class Run:
         if not isinstance(about, dict) or not {"method", "seed", "config", "options", "data"} <= about.keys():
             raise InputError(f"{path} is no run directory (its config.json is of another kind).")
         if about.get("format") not in range(FORMAT + 1):
-            raise InputError(f"{path} has run format {about.get('format')!r}; this ptheta reads up to {FORMAT}: update ptheta.")
+            raise InputError(
+                f"{path} has run format {about.get('format')!r}; this ptheta reads up to {FORMAT}: update ptheta."
+            )
         return cls(path, about)
 
     # ------------------------------------------------------------ one writer at a time
@@ -94,7 +96,7 @@ class Run:
     def log(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Append one measurement to metrics.jsonl, times.jsonl and the TensorBoard events."""
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
         from tensorboardX.summary import scalar
 
         with checkpoint.full_disk_is_an_input_error(f"the metrics of step {step} in {self.path}"):
@@ -183,7 +185,12 @@ def versions() -> dict[str, str]:
 
     import ptheta
 
-    return {"ptheta": ptheta.__version__, "torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    return {
+        "ptheta": ptheta.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
 
 
 def git_revision() -> str | None:
@@ -192,7 +199,9 @@ def git_revision() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

@@ -1,21 +1,19 @@
 """What the engine's tests share: small runs in this process, and real processes that are ended with the test."""
 
 import contextlib
-import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from runs import NO_HUB
 
 import ptheta
 from ptheta.density.likelihood import MaximumLikelihood
 
 SMALL = {"threads": 1, "learning_rate": 0.01, "warmup": 0}
-NO_HUB = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)
@@ -79,24 +77,3 @@ def start(tmp_path):
             return process
 
         yield start
-
-
-def until_it_trains(process: subprocess.Popen) -> None:
-    """Wait for the line that is printed before the first update."""
-    for line in process.stderr:
-        if "→" in line:
-            return
-    raise AssertionError(f"the process ended with {process.wait()} before it trained")
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """{file: SHA-256} of everything below a folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-def results(run: Path) -> dict[str, bytes]:
-    """What must not depend on how often a run was stopped: metrics, model, the tensors of the last checkpoint."""
-    last = max(p for p in (run / "checkpoints").iterdir() if p.name.isdigit())
-    files = [run / "metrics.jsonl", *sorted((run / "model").iterdir()), last / "tensors.safetensors"]
-    return {str(p.relative_to(run)): p.read_bytes() for p in files}

@@ -47,8 +47,9 @@ leaves = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5),
     st.lists(st.integers(), max_size=3),
     st.sampled_from([
-        lambda: torch.zeros(0), lambda: torch.tensor(1.5), lambda: torch.eye(2, dtype=torch.float64), lambda: torch.arange(4),
-        lambda: torch.ones(3, dtype=torch.bfloat16), lambda: torch.tensor([True, False]), lambda: torch.arange(6).view(2, 3).t(),
+        lambda: torch.zeros(0), lambda: torch.tensor(1.5), lambda: torch.arange(4), lambda: torch.tensor([True, False]),
+        lambda: torch.eye(2, dtype=torch.float64), lambda: torch.ones(3, dtype=torch.bfloat16),
+        lambda: torch.arange(6).view(2, 3).t(),
     ]).map(lambda make: make()),
 )  # fmt: skip
 names = st.text(st.characters(codec="utf-8", exclude_characters="/"), min_size=1, max_size=5)
@@ -191,6 +192,9 @@ def test_a_pickle_in_place_of_the_tensors_is_refused_and_not_run(tmp_path):
 # ---------------------------------------------------------------- writing
 
 
+OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.rmtree"}
+
+
 def test_dying_at_any_file_operation_leaves_the_old_or_the_new(tmp_path):
     """A child process dies at its first, second, … operation on a file until one lives to the end of `save`."""
     died = 0
@@ -198,22 +202,11 @@ def test_dying_at_any_file_operation_leaves_the_old_or_the_new(tmp_path):
         folder = tmp_path / str(died)
         fill(folder, 10)
         if (child := os.fork()) == 0:
-            left = [died]
+            left = iter(range(died))
 
-            def die(event, args):
-                if event in {
-                    "open",
-                    "os.mkdir",
-                    "os.rename",
-                    "os.remove",
-                    "os.rmdir",
-                    "os.scandir",
-                    "os.listdir",
-                    "shutil.rmtree",
-                }:
-                    if left[0] == 0:
-                        os._exit(9)
-                    left[0] -= 1
+            def die(event, args, left=left):
+                if event in OPERATIONS and next(left, None) is None:
+                    os._exit(9)
 
             sys.addaudithook(die)
             checkpoint.save(folder, 20, of_step(20))

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import results, tree, until_it_trains
+from runs import results, tree, until_it_trains
 
 import ptheta
 from ptheta.density.likelihood import MaximumLikelihood

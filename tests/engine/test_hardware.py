@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import NO_HUB
+from runs import NO_HUB
 
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import detect

@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
-from conftest import results, tree
+from runs import results, tree
 
 from ptheta.engine import checkpoint
 from ptheta.engine.errors import InputError, UsageError
