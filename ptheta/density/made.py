@@ -54,6 +54,7 @@ from ptheta.density.likelihood import LikelihoodConfig, MaximumLikelihood
 from ptheta.density.masked_linear import Plan, masked_linear, plan
 from ptheta.engine.method import Between
 
+MOST_PLANS = 64  # masks whose plans are kept
 BLOCK = 32  # variables whose common past is multiplied in one product while sampling
 
 
@@ -157,6 +158,8 @@ class MADE(Autoregressive):
     def plan(self, k: int) -> list[Plan]:
         """Where the masks of network k are not zero, layer by layer, then output and direct connections."""
         if k not in self.plans:
+            if len(self.plans) >= MOST_PLANS:
+                self.plans.clear()
             m = [d.cpu() for d in self.degrees(k)]
             layers = [plan(m[l + 1], m[l], False) for l in range(self.layers)]
             self.plans[k] = [*layers, plan(m[0], m[-1], True), plan(m[0], m[0], True)]

@@ -19,18 +19,27 @@ from torch import Tensor
 BLOCKS = 8  # steps of the staircase in a large layer
 LARGE = 2**20  # weights from which blocks pay
 
-Plan = list[tuple[int, int, int, int]]
+
+class Plan(list[tuple[int, int, int, int]]):
+    """Row blocks (first row, last row, c0, c1): columns below c0 are all allowed, from c1 on all forbidden.
+
+    A small layer is one block and keeps its mask, since there making one anew costs more than the product.
+    """
+
+    mask: Tensor | None = None
 
 
 def plan(out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: bool) -> Plan:
-    """Row blocks (first row, last row, c0, c1): columns below c0 are all allowed, from c1 on all forbidden."""
+    """The Plan of a layer with these degrees."""
     rows, columns = len(out_degrees), len(in_degrees)
     is_sorted = bool((out_degrees.diff() >= 0).all() and (in_degrees.diff() >= 0).all())
     if not is_sorted or rows * columns < LARGE:
-        return [(0, rows, 0, columns)]
+        whole = Plan([(0, rows, 0, columns)])
+        whole.mask = mask(out_degrees, in_degrees, strict).float() if rows * columns < LARGE else None
+        return whole
     limits = torch.searchsorted(in_degrees, out_degrees, right=not strict).tolist()
     size = -(-rows // BLOCKS)
-    return [(r, min(r + size, rows), limits[r], limits[min(r + size, rows) - 1]) for r in range(0, rows, size)]
+    return Plan((r, min(r + size, rows), limits[r], limits[min(r + size, rows) - 1]) for r in range(0, rows, size))
 
 
 def mask(out_degrees: Int[Tensor, " o"], in_degrees: Int[Tensor, " i"], strict: bool) -> Tensor:
@@ -50,7 +59,8 @@ def forbid(
     which the mask would have to be made a floating-point matrix as large as w.
     """
     bits = _BITS[w.element_size()]
-    for rows, degrees in zip(w.split(64), out_degrees.split(64), strict=True):
+    few = max(1, 2**19 // max(1, w.shape[1]))
+    for rows, degrees in zip(w.split(few), out_degrees.split(few), strict=True):
         keep = mask(degrees, in_degrees, strict).view(torch.int8).neg_().to(bits)
         rows.view(bits).bitwise_and_(keep)
 
@@ -97,6 +107,9 @@ def masked_linear(
     blocks: Plan,
 ) -> Float[Tensor, "b o"]:
     """x (W ∘ M)^T + b; `blocks` is `plan` of the same degrees. In autocast the products run in its precision."""
+    if blocks.mask is not None:
+        blocks.mask = blocks.mask.to(W)
+        return torch.nn.functional.linear(x, W * blocks.mask, b)
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else W.dtype
     return _MaskedLinear.apply(x, W, b, out_degrees, in_degrees, strict, blocks, dtype)  # type: ignore[no-any-return]

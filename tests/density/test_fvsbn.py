@@ -5,8 +5,10 @@ import pytest
 import torch
 from zoo import build, everything, some
 
-from ptheta.density.fvsbn import FVSBN
+from ptheta.data.binary import load
+from ptheta.density.fvsbn import FVSBN, Config, Method
 from ptheta.density.likelihood import evaluate
+from ptheta.engine.hardware import Hardware
 
 
 @pytest.mark.parametrize("kind", ["fvsbn", "fvsbn random"])
@@ -81,5 +83,31 @@ def test_biases_start_at_the_log_odds_whatever_the_ordering():
 
 def test_random_orderings_follow_the_seed():
     assert FVSBN(30).order().tolist() == list(range(30))
-    orders = [tuple(FVSBN(30, "random", seed).order().tolist()) for seed in (0, 0, 1)]
+    orders = [tuple(FVSBN(30, "random", seed=seed).order().tolist()) for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(30)) != list(orders[0])
+
+
+def test_the_penalty_is_added_to_the_loss_of_training_and_to_no_density():
+    model, x = build("fvsbn", 5, seed=4, lasso=0.7), some(20, 5)
+    with torch.no_grad():
+        model.W.tril_(-1)
+    nats = build("fvsbn", 5, seed=4)(x)
+    torch.testing.assert_close(model(x), nats)
+    model.train()
+    penalty = sum(0.7 * abs(model.W[d, j]) for d in range(5) for j in range(d))
+    torch.testing.assert_close(model(x), nats + penalty)
+    torch.testing.assert_close(model.log_prob(x), -nats.detach())
+
+
+def test_the_penalty_keeps_weights_small():
+    data = load(np.repeat(everything(3).numpy(), [9, 1, 1, 9, 1, 9, 9, 1], 0))
+    cpu = Hardware(torch.device("cpu"), "fp32")
+    size = {}
+    for lasso in (0.0, 0.01, 100.0):
+        config = Config(lasso=lasso, learning_rate=0.02, warmup=0, average=0.0)
+        method = Method(config, data, 0, cpu, 300)
+        batches = method.batches(0, 0, 1)
+        for _ in range(300):
+            method.update(next(batches))
+        size[lasso] = method.averaged.W.abs().sum().item()
+    assert size[100.0] < 0.1 < size[0.01] < 0.95 * size[0.0]

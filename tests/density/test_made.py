@@ -192,3 +192,16 @@ def test_the_first_layer_sees_the_variables_before_its_degree_in_its_own_orderin
             flipped[0, j] = 1 - x[0, j]
             moved = (model.hidden_units(flipped, k) != h)[0]
             assert torch.equal(moved, m >= rank[j])
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_the_penalty_on_direct_weights_is_added_to_the_loss_of_training_and_to_no_density(direct):
+    arguments = {"direct": direct, "ordering": "random"}
+    model, x = build("made 1 x3", 5, seed=4, lasso=0.7, **arguments), some(20, 5)
+    nats = build("made 1 x3", 5, seed=4, **arguments)(x, 2)
+    torch.testing.assert_close(model(x, 2), nats)
+    density = model.log_prob(x)
+    model.train()
+    penalty = 0.7 * model.A.abs().sum() if direct else torch.zeros(())
+    torch.testing.assert_close(model(x, 2), nats + penalty)
+    torch.testing.assert_close(model.log_prob(x), density)

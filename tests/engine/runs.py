@@ -4,6 +4,9 @@ import hashlib
 import subprocess
 from pathlib import Path
 
+import ptheta
+from ptheta.engine import checkpoint
+
 NO_HUB = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -26,3 +29,17 @@ def results(run: Path) -> dict[str, bytes]:
     last = max(p for p in (run / "checkpoints").iterdir() if p.name.isdigit())
     files = [run / "metrics.jsonl", *sorted((run / "model").iterdir()), last / "tensors.safetensors"]
     return {str(p.relative_to(run)): p.read_bytes() for p in files}
+
+
+def whole(run: Path) -> None:
+    """The run's newest checkpoint and its model load, and no half-written file lies about."""
+    assert checkpoint.newest(run / "checkpoints") is not None
+    ptheta.load(run)
+    assert not list(run.rglob(".part-*"))
+
+
+def said_clearly(err: str, *parts: str) -> None:
+    """The last line is ptheta's, holds the parts, and there is no traceback."""
+    assert "Traceback" not in err and "Exception" not in err, err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("ptheta: ") and all(part in last for part in parts), err

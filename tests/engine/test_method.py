@@ -127,8 +127,8 @@ def test_a_config_cannot_be_changed():
     "values",
     [
         {"steps": 0}, {"steps": -1}, {"steps": 10**30}, {"max_time": 0.0}, {"seed": -1}, {"seed": 2**63}, {"keep": -1},
-        {"device": "tpu"}, {"precision": "fp8"}, {"threads": 0}, {"patience": 0}, {"eval_every": 0},
-        {"save_every": -1.0}, {"save_every": math.nan}, {"size": 0}, {"size": 5000}, {"threshold": 1.5}, {"eval_size": 0},
+        {"device": "tpu"}, {"precision": "fp8"}, {"threads": 0}, {"patience": 0}, {"eval_every": 0}, {"eval_size": 0},
+        {"save_every": -1.0}, {"save_every": math.nan}, {"size": 0}, {"size": 5000}, {"threshold": 1.5},
     ],
     ids=str,
 )  # fmt: skip
