@@ -74,15 +74,19 @@ class FVSBN(Autoregressive):
 
     def logits(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
         """Eq. (1) for all d at once, in the ordering."""
-        return nn.functional.linear(x[:, self.o], self.W.tril(-1), self.b).to(x.dtype)
+        return self._logits(x[:, self.o])
+
+    def _logits(self, ordered: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        return nn.functional.linear(ordered, self.W.tril(-1), self.b).to(ordered.dtype)
 
     def forward(self, x: Float[Tensor, "b n"], step: int = 0) -> Float[Tensor, " b"]:
         """−log p(x) in nats, eq. (2); while training, the penalty of eq. (3) is added to each."""
-        nats = -log_bernoulli(self.logits(x), x[:, self.o])
+        nats = -self.component_log_prob(x)
         return nats + self.lasso * self.W.abs().sum() if self.training and self.lasso else nats
 
     def component_log_prob(self, x: Float[Tensor, "b n"], k: int = 0) -> Float[Tensor, " b"]:
-        return log_bernoulli(self.logits(x), x[:, self.o])
+        ordered = x[:, self.o]
+        return log_bernoulli(self._logits(ordered), ordered)
 
     def clamped(
         self, x: Float[Tensor, "b n"], observed: Bool[Tensor, "b n"], u: Float[Tensor, "b n"], k: int = 0

@@ -93,6 +93,13 @@ def test_effective_sample_size_is_between_one_and_all_particles(kind):
         assert done.effective.min() < 48
 
 
+def test_effective_sample_size_is_the_squared_sum_by_the_sum_of_squares():
+    model, w = build("fvsbn", 3), torch.tensor([0.1, 0.2, 0.3, 0.4, 1.0])
+    model.clamped = lambda x, observed, u, k: (x, w.log().repeat(len(x) // 5) + torch.arange(len(x)) // 5)
+    done = model.complete(torch.zeros(2, 3), mask(1, n=3), particles=5)
+    assert done.effective.tolist() == pytest.approx([4 / 1.3] * 2, rel=1e-5), "nor does it depend on the scale of w"
+
+
 @EVERY_KIND
 def test_exact_is_said_just_where_the_observed_come_first_in_every_ordering(kind):
     model = build(kind, N)
