@@ -53,7 +53,10 @@ def train(name: str, data: Any = "digits", command: str | None = None, **options
 
 def str_of(data: Any) -> str:
     """How data given as an object are called in config.json."""
-    return str(data) if isinstance(data, Path) else getattr(data, "name", f"{type(data).__name__} in memory")
+    if isinstance(data, Path):
+        return str(data)
+    name = getattr(data, "name", None)  # of a BinaryData; a tensor has a `name` that is None
+    return name if isinstance(name, str) else f"{type(data).__name__} in memory"
 
 
 def run_method(name: str, data: Any, options: Options, given: dict[str, Any], command: str | None) -> Run:

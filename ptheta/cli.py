@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(argv: list[str]) -> int:
+    """Run one command and return its exit code."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0 if argv else 2
@@ -79,6 +80,7 @@ def run(argv: list[str]) -> int:
 
 
 def list_methods(argv: list[str]) -> None:
+    """`ptheta list [--json]`."""
     if only_json("list", argv):
         print(json.dumps(ABOUT))
         return
@@ -169,30 +171,35 @@ def options_of(argv: list[str], function: Any, prog: str) -> Any:
 
 
 def evaluate(argv: list[str]) -> None:
+    """`ptheta evaluate RUN`."""
     from ptheta import use
 
     options_of(argv, use.evaluate, "evaluate")
 
 
 def sample(argv: list[str]) -> None:
+    """`ptheta sample RUN`."""
     from ptheta import use
 
     options_of(argv, use.sample, "sample")
 
 
 def complete(argv: list[str]) -> None:
+    """`ptheta complete RUN`."""
     from ptheta import use
 
     options_of(argv, use.complete, "complete")
 
 
 def embed(argv: list[str]) -> None:
+    """`ptheta embed RUN`."""
     from ptheta import use
 
     options_of(argv, use.embed, "embed")
 
 
 def doctor(argv: list[str]) -> int:
+    """`ptheta doctor [--json]`."""
     json = only_json("doctor", argv)
     from ptheta.doctor import doctor as examine
 
@@ -200,6 +207,7 @@ def doctor(argv: list[str]) -> int:
 
 
 def tour(argv: list[str]) -> None:
+    """`ptheta tour`."""
     from ptheta import tour as tour_module
 
     options_of(argv, tour_module.tour, "tour")

@@ -23,11 +23,13 @@ from typing import Annotated, Any
 
 
 def expect(condition: Any, wrong: str) -> None:
+    """AssertionError with `wrong` unless the condition holds."""
     if not condition:
         raise RuntimeError(wrong)
 
 
 def check_torch() -> None:
+    """A matrix product and its gradient."""
     import numpy as np
     import torch
 
@@ -41,6 +43,7 @@ def check_torch() -> None:
 
 
 def check_models() -> None:
+    """A safetensors file there and back."""
     import torch
     from huggingface_hub import ModelCardData
     from safetensors.torch import load_file, save_file
@@ -53,12 +56,14 @@ def check_models() -> None:
 
 
 def check_tyro() -> None:
+    """A parsed command line."""
     import tyro
 
     expect(tyro.cli(tuple[int, float], args=["3", "0.5"]) == (3, 0.5), "an argument was misread")
 
 
 def check_pictures() -> None:
+    """A figure drawn and read back."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
@@ -71,6 +76,7 @@ def check_pictures() -> None:
 
 
 def check_tensorboard() -> None:
+    """An event file written."""
     from tensorboardX import SummaryWriter
 
     with tempfile.TemporaryDirectory() as folder:
@@ -80,6 +86,7 @@ def check_tensorboard() -> None:
 
 
 def check_control() -> None:
+    """An environment stepped."""
     import gymnasium
     import mujoco  # noqa: F401
 
@@ -92,6 +99,7 @@ def check_control() -> None:
 
 
 def check_sam() -> None:
+    """A mask encoded and decoded."""
     import numpy as np
     from pycocotools import mask
 
@@ -101,6 +109,7 @@ def check_sam() -> None:
 
 
 def check_reasoning() -> None:
+    """A tokenizer built and used."""
     import tokenizers
     import torch
     import transformers
@@ -117,6 +126,7 @@ def check_reasoning() -> None:
 
 
 def check_studio() -> None:
+    """A web application that answers."""
     import python_multipart  # noqa: F401
     import uvicorn
     from fastapi import FastAPI, Form
@@ -131,6 +141,7 @@ def check_studio() -> None:
 
 
 def imports(*modules: str):
+    """A check that only imports."""
     return lambda: [importlib.import_module(module) for module in modules] and None
 
 
@@ -154,6 +165,7 @@ PARTS: list[tuple] = [
 
 
 def version(package: str) -> str | None:
+    """Version of an installed package."""
     return next((found.version for found in importlib.metadata.distributions(name=package)), None)
 
 
@@ -217,6 +229,7 @@ def machine() -> dict[str, str]:
 
 
 def seen_by_torch() -> dict[str, str]:
+    """What PyTorch says of devices and threads."""
     import torch
 
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]

@@ -88,6 +88,7 @@ MADE_ON_DIGITS: dict[str, Any] = {"hidden": (1000,), "learning_rate": 0.005, "dr
 
 
 def flags(config: dict[str, Any]) -> str:
+    """A Config's fields as they are typed after `ptheta train`."""
     words = [(k, " ".join(map(str, v)) if isinstance(v, tuple) else str(v)) for k, v in config.items()]
     return " ".join(f"--{k.replace('_', '-')} {v}" for k, v in words)
 
@@ -149,6 +150,7 @@ ptheta train made --data FILE_OR_FOLDER</pre>
 
 
 def curve(run: Any) -> Any:
+    """Loss of training and nats of validation against the updates."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3))
@@ -166,6 +168,7 @@ def curve(run: Any) -> Any:
 
 
 def histogram(scores: dict[str, torch.Tensor]) -> Any:
+    """How log p is spread over several sets of vectors."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3))
@@ -181,6 +184,7 @@ def histogram(scores: dict[str, torch.Tensor]) -> Any:
 
 
 def two_halves(x: torch.Tensor, drawn: torch.Tensor, observed: torch.Tensor) -> Any:
+    """Rows of pictures: what was observed, what was drawn, the truth."""
     from matplotlib.figure import Figure
 
     from ptheta.density.pictures import grid
@@ -208,6 +212,7 @@ def image(figure: Any, caption: str) -> str:
 
 
 def document(sections: list[str], seconds: float) -> str:
+    """The whole page, self-contained."""
     import platform
 
     import ptheta

@@ -186,6 +186,7 @@ def embed(run: Source, data: str | None = None, split: str = "train", out: Path 
 
 
 def fits(model: Any, observations: Any) -> None:
+    """InputError if the observations have another number of variables than the model."""
     if observations.n != model.n:
         raise InputError(
             f"{observations.name} has {observations.n} variables and the model {model.n}; name fitting --data."

@@ -41,6 +41,8 @@ BLOCK = 32  # variables whose common past is multiplied in one product while sam
 
 @dataclass(frozen=True)
 class Config(LikelihoodConfig):
+    """Hyperparameters of FVSBN and of its training."""
+
     ordering: Literal["natural", "random"] = "natural"
     """The order in which the variables are visited; random: drawn once from the seed."""
     lasso: Annotated[float, Between(0)] = 0.0

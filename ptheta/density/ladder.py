@@ -96,6 +96,8 @@ class MLPs(nn.Module):
 
 @dataclass(frozen=True)
 class Rung:
+    """One row of the ladder: parameters, mean nats with standard error, and the seconds to fit and measure it."""
+
     name: str
     parameters: int
     nats: float
@@ -193,6 +195,7 @@ def ladder(
 
 
 def command(argv: list[str]) -> int:
+    """`ptheta ladder [options]`."""
     tyro.cli(ladder, args=argv, prog="ptheta ladder", description=(__doc__ or "").split("\n\n")[0])
     sys.stdout.flush()
     return 0

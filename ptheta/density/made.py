@@ -60,6 +60,8 @@ BLOCK = 32  # variables whose common past is multiplied in one product while sam
 
 @dataclass(frozen=True)
 class Config(LikelihoodConfig):
+    """Hyperparameters of MADE and of its training."""
+
     hidden: Annotated[tuple[int, ...], Between(1, 2**20)] = (500,)
     """Hidden units of each layer."""
     masks: Annotated[int, Between(1, 1024)] = 1

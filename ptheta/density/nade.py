@@ -48,6 +48,8 @@ from ptheta.engine.method import Between
 
 @dataclass(frozen=True)
 class Config(LikelihoodConfig):
+    """Hyperparameters of NADE and of its training."""
+
     hidden: Annotated[int, Between(1, 2**20)] = 500
     """Hidden units h."""
     ordering: Literal["natural", "random"] = "natural"

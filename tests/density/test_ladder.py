@@ -119,14 +119,12 @@ def test_the_figures_are_of_the_split_that_was_asked_for_and_the_best_on_validat
 def test_the_parameters_that_were_best_on_validation_are_kept(monkeypatch):
     """Training and validation rows that contradict each other: the first evaluation is the best."""
     ones, zeros = torch.ones(200, 3, dtype=torch.uint8), torch.zeros(50, 3, dtype=torch.uint8)
-    steps = {}
-    for n in (20, 200):
-        model = module.FVSBN(3)
-        module._maximise(model, ones, zeros, n, 0.1, 0)
-        steps[n] = model(zeros.float()).mean().item()
-        assert math.isfinite(steps[n])
-    unfitted = module.FVSBN(3)(zeros.float()).mean().item()
-    assert unfitted < steps[20] < steps[200] < 10 * unfitted
+    model = module.FVSBN(3)
+    module._maximise(model, ones, zeros, 20, 0.1, 0)
+    first = 0.1 * 0.5 * (1 + math.cos(math.pi / 20))  # how far Adam moves every bias in its first step
+    assert model(zeros.float()).mean().item() == pytest.approx(3 * math.log1p(math.exp(first)), rel=1e-5)
+    module._maximise(model, ones, ones, 20, 0.1, 0)
+    assert model(ones.float()).mean().item() < 1, "where they agree, the last is the best"
 
 
 def test_one_row_to_measure_on_has_no_standard_error(tmp_path, recwarn):

@@ -37,7 +37,7 @@ def written_out(degrees, strict) -> torch.Tensor:
     return torch.tensor([[float(k > j if strict else k >= j) for j in inner] for k in out], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("large", [1, 2**20], ids=["blocks", "dense"])
+@pytest.mark.parametrize("large", [1, 2**20], ids=["large", "small"])
 @settings(deadline=None, max_examples=80)
 @given(**LAYERS)
 def test_values_and_gradients_equal_the_product_with_the_mask(large, b, o, i, most, strict, is_sorted, seed):
@@ -100,9 +100,11 @@ def test_forbidden_weights_become_zero_bit_by_bit(dtype):
         torch.testing.assert_close(view[part], old[part], rtol=0, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("large", [1, 2**20], ids=["blocks", "dense"])
-def test_in_autocast_the_products_run_in_its_precision_and_gradients_stay_wide(large):
-    (x, W, bias), degrees = layer(8, 20, 30, 9, True, 5, torch.float32)
+@pytest.mark.parametrize(
+    ("large", "is_sorted"), [(1, True), (1, False), (2**20, True)], ids=["blocks", "whole", "kept mask"]
+)
+def test_in_autocast_the_products_run_in_its_precision_and_gradients_stay_wide(large, is_sorted):
+    (x, W, bias), degrees = layer(8, 20, 30, 9, is_sorted, 5, torch.float32)
     with patch.object(module, "LARGE", large):
         blocks = plan(*degrees, False)
     with torch.autocast("cpu", torch.bfloat16):
