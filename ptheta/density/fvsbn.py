@@ -64,6 +64,8 @@ class FVSBN(Autoregressive):
         self.register_buffer(
             "o", torch.arange(n) if ordering == "natural" else torch.randperm(n, generator=generator(seed, 0, "fvsbn"))
         )
+        self.past: Tensor  # 1 where row d may see column j < d
+        self.register_buffer("past", torch.ones(n, n).tril(-1), persistent=False)
         self.W = nn.Parameter(torch.zeros(n, n))
         self.b = nn.Parameter(torch.zeros(n))
 
@@ -79,7 +81,7 @@ class FVSBN(Autoregressive):
         return self._logits(x[:, self.o])
 
     def _logits(self, ordered: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-        return nn.functional.linear(ordered, self.W.tril(-1), self.b).to(ordered.dtype)
+        return nn.functional.linear(ordered, self.W * self.past, self.b).to(ordered.dtype)
 
     def forward(self, x: Float[Tensor, "b n"], step: int = 0) -> Float[Tensor, " b"]:
         """−log p(x) in nats, eq. (2); while training, the penalty of eq. (3) is added to each."""
