@@ -20,6 +20,9 @@ matrix product. −log p is convex in (W, b): what it cannot fit, more training 
 
 Differs from the paper: Adam in place of Frey's quasi-Newton fits; the penalty of eq. (3) (Tibshirani 1996), off unless
 asked for; b starts at the log-odds of the data.
+
+Expected: validation −log p of statically binarised MNIST 98.6 nats by `ptheta train fvsbn --data binarized_mnist
+--lasso 0.0001 --learning-rate 0.004 --batch-size 200 --average 0.999 --steps 6000` (a minute on two cores).
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ unit is computed once, when they are: a sample costs one pass in all.
 Differs from the paper: Adam with weight averaging in place of Adagrad/Adadelta; dropout and the penalty (6), both off
 unless asked for; with one mask, hidden units are numbered by degree, so that the masks are staircases.
 
-Expected: validation −log p of statically binarised MNIST and the commands that give it are in docs/density.md.
+Expected: validation −log p of statically binarised MNIST 91.6 nats (docs/density.md has more) by
+`ptheta train made --data binarized_mnist --hidden 500 --learning-rate 0.004 --average 0.999 --steps 8000`.
 """
 
 from __future__ import annotations

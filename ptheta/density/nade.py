@@ -27,7 +27,8 @@ The gradient of (3) runs the same recursion backwards: with g_d = ∂L/∂logit_
 Differs from the paper: Adam with weight averaging in place of plain stochastic gradient ascent; c starts at zero and b
 at the log-odds of the data.
 
-Expected: validation −log p of statically binarised MNIST and the command that gives it are in docs/density.md.
+Expected: validation −log p of statically binarised MNIST 88.9 nats after eight epochs (docs/density.md) by
+`ptheta train nade --data binarized_mnist --learning-rate 0.004 --steps 14000 --eval-every 500`.
 """
 
 from __future__ import annotations
