@@ -84,7 +84,7 @@ class FVSBN(Autoregressive):
         return self._logits(x[:, self.o])
 
     def _logits(self, ordered: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-        return nn.functional.linear(ordered, self.W * self.past, self.b).to(ordered.dtype)
+        return nn.functional.linear(ordered, self.W * self.past.to(self.W.dtype), self.b).to(ordered.dtype)
 
     def forward(self, x: Float[Tensor, "b n"], step: int = 0) -> Float[Tensor, " b"]:
         """−log p(x) in nats, eq. (2); while training, the penalty of eq. (3) is added to each."""
