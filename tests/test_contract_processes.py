@@ -95,10 +95,7 @@ def two(tmp_path_factory) -> Path:
     return folder
 
 
-LATER = pytest.mark.xfail(strict=True, reason="both processes draw the dropout of the first half of the batch")
-
-
-@pytest.mark.parametrize("case", [pytest.param(c, marks=[LATER] * (c == "made-dropout")) for c in CASES])
+@pytest.mark.parametrize("case", CASES)
 def test_two_processes_equal_one(case, two, tmp_path):
     name, more = CASES[case]
     assert json.loads((two / "said-0.json").read_text())["said"][case] == 0

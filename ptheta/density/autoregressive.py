@@ -53,6 +53,7 @@ class Autoregressive(Pretrained):
     n: int
     shape: tuple[int, int] | None
     components: int  # K of eq. (2)
+    rank, world = 0, 1  # in training, x is the slice number `rank` of a batch shared by `world` processes
 
     def order(self, k: int) -> Int[Tensor, " n"]:
         """The ordering o_k: the variables in the order in which component k visits them."""
@@ -67,6 +68,10 @@ class Autoregressive(Pretrained):
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, " b"]]:
         """Clamped ancestral sampling of component k by the uniform numbers u: (x, log w), eq. (3)."""
         raise TypeError(f"{type(self).__name__} cannot be sampled")
+
+    def step_shares(self) -> dict[str, float]:
+        """Step sizes of parameters, by name, as a share of the learning rate; 1 where none is given."""
+        return {}
 
     # ------------------------------------------------------------ for users
 

@@ -71,11 +71,17 @@ class MaximumLikelihood:
             n=data.n, shape=data.shape, seed=seed, **{k: v for k, v in config.to_dict().items() if k in own}
         )
         self.model.start_at(log_odds(self.x))
+        self.model.rank, self.model.world = hardware.rank, hardware.world
         self.trained = hardware.prepare(self.model)
         self.averaged = copy.deepcopy(self.model).requires_grad_(False).eval()
+        shares = self.model.step_shares()
+        groups: dict[float, list[Tensor]] = {}
+        for name, p in self.model.named_parameters():
+            groups.setdefault(shares.get(name, 1.0), []).append(p)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+            [{"params": p, "share": share} for share, p in groups.items()],
+            lr=config.learning_rate, weight_decay=config.weight_decay, fused=True,
+        )  # fmt: skip
         self.step = 0
 
     @staticmethod
@@ -91,7 +97,7 @@ class MaximumLikelihood:
     def update(self, batch: Float[Tensor, "b n"]) -> dict[str, Tensor]:
         """One step of Adam on eq. (1), then eq. (2)."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
+            group["lr"] = self.learning_rate(self.step) * group["share"]
         self.model.train()
         with self.hardware.autocast():
             loss = self.trained(batch, self.step).mean()

@@ -2,13 +2,17 @@
 
 import copy
 import math
+from unittest.mock import patch
 
 import pytest
 import torch
 from zoo import MADES, build, everything, masked_pass, scatter, some
 
-from ptheta.density.made import MADE, draw_degrees
+from ptheta.data.binary import load
+from ptheta.density import masked_linear
+from ptheta.density.made import MADE, Config, Method, draw_degrees
 from ptheta.density.masked_linear import mask
+from ptheta.engine.hardware import Hardware
 
 
 @MADES
@@ -77,6 +81,30 @@ def test_masks_differ_in_degrees_and_orderings_only_if_random_are_asked_for():
     again, other = (MADE(9, (20,), masks=4, ordering="random", seed=s) for s in (0, 1))
     assert torch.equal(again.ranks, mixed.ranks) and torch.equal(again.degrees1, mixed.degrees1)
     assert not torch.equal(other.ranks, mixed.ranks) and not torch.equal(other.degrees1, mixed.degrees1)
+
+
+def test_sorted_units_have_the_degrees_of_shuffled_ones_by_size():
+    """The same draws, dealt out by size: masks still differ, each is a staircase, and a unit keeps its place."""
+    dealt, by_size = (MADE(100, (600, 500), masks=4, units=units, seed=2) for units in ("shuffled", "sorted"))
+    for l in (1, 2):
+        m = torch.stack([by_size.degrees(k)[l] for k in range(4)])
+        assert torch.equal(m, torch.stack([dealt.degrees(k)[l].sort().values for k in range(4)]))
+        assert len({tuple(row.tolist()) for row in m}) == 4
+        assert (m.max(0).values - m.min(0).values).max() < 20
+    with patch.object(masked_linear, "LARGE", 1):
+        assert all(len(layer) > 1 for k in range(4) for layer in by_size.plan(k))
+
+
+def test_hidden_step_slows_the_weights_between_hidden_layers_alone():
+    """Adam's first step has the size of the step size, whatever the gradient: it tells each weight's share."""
+    x = (torch.rand(50, 12, generator=torch.Generator().manual_seed(0)) < 0.4).float()
+    config = Config(hidden=(30, 30, 30), hidden_step=0.25, learning_rate=0.01, warmup=0, decay=0.0, batch_size=50)
+    method = Method(config, load(x), 0, Hardware(torch.device("cpu"), "fp32"), 10)
+    before = {name: p.detach().clone() for name, p in method.model.named_parameters()}
+    method.update(next(method.batches(0, 0, 1)))
+    for name, p in method.model.named_parameters():
+        moved = (p.detach() - before[name]).abs().max().item()
+        assert moved == pytest.approx(0.0025 if name in ("W2", "W3") else 0.01, rel=0.01), name
 
 
 @MADES

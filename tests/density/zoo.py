@@ -26,6 +26,7 @@ KINDS = {
     "made 3 random": (MADE, {"hidden": (30, 40, 30), "ordering": "random"}),
     "made 1 x3": (MADE, {"hidden": (40,), "masks": 3}),
     "made 2 x3 random": (MADE, {"hidden": (40, 30), "masks": 3, "ordering": "random"}),
+    "made 2 x3 sorted": (MADE, {"hidden": (40, 30), "masks": 3, "units": "sorted"}),
     "made 3 x3 indirect random": (
         MADE,
         {"hidden": (40, 30, 30), "masks": 3, "ordering": "random", "direct": False},
