@@ -69,7 +69,7 @@ class Config(LikelihoodConfig):
     masks: Annotated[int, Between(1, 1024)] = 1
     """Networks K that share the weights: taken in turn in training, mixed at test."""
     units: Literal["shuffled", "sorted"] = "shuffled"
-    """With several masks, whether each deals the degrees out to the units anew or by size, so that masks differ less."""
+    """With several masks: each deals its degrees out to the units anew, or by size, so that masks differ less."""
     ordering: Literal["natural", "random"] = "natural"
     """The order in which the variables are visited; random: drawn from the seed for each mask."""
     direct: bool = True
@@ -79,7 +79,7 @@ class Config(LikelihoodConfig):
     lasso: Annotated[float, Between(0)] = 0.0
     """λ of eq. (6), nats a unit of direct weight: keeps the direct weights of rare pasts at zero."""
     hidden_step: Annotated[float, Between(0, 1, open=True)] = 1.0
-    """Step size of the weights between hidden layers as a share of `learning_rate`; n/h suits wide layers of h units."""
+    """Steps of the weights between hidden layers as a share of `learning_rate`; n/h suits wide layers of h units."""
 
 
 class MADE(Autoregressive):
@@ -251,7 +251,8 @@ def draw_degrees(
     """ranks (K, n) in 1..n and degrees1, degrees2, … (K, h) in 1..n−1, of every mask.
 
     Section 4.1: degrees are uniform; those of a layer are never below the least of the layer before it, so that every
-    unit sees something. One mask, or several `by_size`, give them to the units in rising order. n = 1 has no hidden degree to give: its units get degree 1 and reach no output.
+    unit sees something. One mask, or several `by_size`, give them to the units in rising order. n = 1 has no hidden
+    degree to give: its units get degree 1 and reach no output.
     """
     natural = torch.arange(1, n + 1)
     ranks = [natural if ordering == "natural" else torch.randperm(n, generator=g) + 1 for _ in range(masks)]
