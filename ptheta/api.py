@@ -71,16 +71,15 @@ def run_method(name: str, data: Any, options: Options, given: dict[str, Any], co
     if run:
         config, options = reconcile(run, name, options, given)
         data = options.data if isinstance(data, str) else data
+    from ptheta.engine.fit import fit
+    from ptheta.engine.hardware import detect
+
+    hardware = detect(options.device, options.precision, options.threads)  # first: it sets how threads compute
     observations = module.Method.open_data(data, options.size, options.threshold)
     if run and run.about["data"]["fingerprint"] != observations.fingerprint():
         raise InputError(
             f"{out} was trained on other data ({run.about['data']['spec']}); resume it on the same, or start anew."
         )
-
-    from ptheta.engine.fit import fit
-    from ptheta.engine.hardware import detect
-
-    hardware = detect(options.device, options.precision, options.threads)
     learner = module.Method(config, observations, options.seed, hardware, options.steps or module.Method.steps)
     if options.init and not (run and any(checkpoint.steps(run.checkpoints))):
         learner.start_from(load(options.init))

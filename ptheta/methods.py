@@ -7,12 +7,14 @@ METHODS: dict[str, str] = {
     "fvsbn": "ptheta.density.fvsbn",
     "nade": "ptheta.density.nade",
     "made": "ptheta.density.made",
+    "orderless": "ptheta.density.orderless",
 }
 
 ABOUT: dict[str, str] = {
     "fvsbn": "p(x) as one strictly triangular logistic regression (Frey 1998)",
     "nade": "p(x) with tied weights, O(n·h) a vector (Larochelle & Murray 2011)",
     "made": "p(x) by a masked autoencoder, any depth and ordering (Germain et al. 2015)",
+    "orderless": "p(x) in every ordering at once, any part given any other (Uria et al. 2014)",
 }
 
 COMMANDS: dict[str, str] = {

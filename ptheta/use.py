@@ -41,7 +41,7 @@ def open_source(run: str, data: str | None) -> tuple[Any, Any]:
 
 
 def evaluate(run: Source, data: str | None = None, split: str | None = None, json: bool = False) -> None:
-    """Measure −log p of every split: nats ± standard error, and bits per dimension.
+    """Measure −log p of every split: nats ± standard error, and bits per dimension; of p(x, y), also how p(y | x) does.
 
     Args:
         run: Run directory, model folder or Hub id.
@@ -49,6 +49,7 @@ def evaluate(run: Source, data: str | None = None, split: str | None = None, jso
         split: One split (default: all there are).
         json: Print one JSON object a split.
     """
+    from ptheta.density.joint import labels_of
     from ptheta.density.likelihood import evaluate as measure
 
     model, observations = open_source(run, data)
@@ -63,7 +64,7 @@ def evaluate(run: Source, data: str | None = None, split: str | None = None, jso
             print(f"ptheta: the {name} split is left out: {error}", file=sys.stderr)
             continue
         measured += 1
-        figures = flat(measure(model, x))
+        figures = flat(measure(model, x, None if model.label == "none" else labels_of(observations, name)))
         if json:
             about = {"method": model.name, "data": observations.name, "split": name, "metrics": figures}
             print(json_module.dumps(about))
@@ -71,19 +72,23 @@ def evaluate(run: Source, data: str | None = None, split: str | None = None, jso
             error = figures.get("nats_se", float("nan"))
             nats, bits = f"{figures['nats']:10.4f} ± {error:.4f} nats", f"{figures['bits_per_dim']:.5f} bits/dim"
             print(f"{name:6} {nats}   {bits}   {len(x):,} vectors")
+            if "accuracy" in figures:
+                right, ece = (f"{k} {figures[k]:.4f} ± {figures[f'{k}_se']:.4f}" for k in ("accuracy", "ece"))
+                print(f"{'':6} of p(y | x): {right}   {ece}   −log p(x) {figures['nats_x']:.4f} nats")
 
 
-def sample(run: Source, count: int = 64, seed: int = 0, out: Path | None = None) -> None:
+def sample(run: Source, count: int = 64, seed: int = 0, y: int | None = None, out: Path | None = None) -> None:
     """Draw from p(x); writes a PNG grid (for pictures) and the vectors as .npy.
 
     Args:
         run: Run directory, model folder or Hub id.
         count: How many.
         seed: Of the draws.
+        y: Of a joint model: draw from p(x | y) of this class.
         out: File name without ending (default: samples-seedS in the run or here).
     """
-    model, path = api.load(run), target(run, out, f"samples-seed{seed}")
-    write(model.sample(count, seed), model.shape, path)
+    model, path = api.load(run), target(run, out, f"samples-{'' if y is None else f'y{y}-'}seed{seed}")
+    write(model.split(model.sample(count, seed, y=y))[0], model.shape, path)
 
 
 def complete(
@@ -112,8 +117,10 @@ def complete(
     fits(model, observations)
     path = target(run, out, f"completions-{hide}-seed{seed}")
     x = (observations.split(split) if split else last_split(observations))[:count]
-    observed = ~hidden_part(hide, share, model.n, model.shape, seed)
-    done = model.complete(x, observed, seed=seed, particles=particles)
+    observed = ~hidden_part(hide, share, model.n_x, model.shape, seed)
+    seen = model.join(observed[None].float())[0].bool()  # the label of a joint model is hidden too
+    done = model.complete(model.join(x), seen, seed=seed, particles=particles)
+    drawn = model.split(done.x)[0].cpu()
     if done.exact:
         print("exact: the observed variables come first in the ordering")
     else:
@@ -126,8 +133,8 @@ def complete(
                 file=sys.stderr,
             )
     shown = torch.where(observed, x.float(), 0.3)
-    picture = torch.stack([shown, done.x.cpu().float(), x.float()], 1).flatten(0, 1)
-    write(done.x, model.shape, path, picture, columns=3)
+    picture = torch.stack([shown, drawn.float(), x.float()], 1).flatten(0, 1)
+    write(drawn, model.shape, path, picture, columns=3)
 
 
 def last_split(observations: Any) -> torch.Tensor:
@@ -178,7 +185,7 @@ def embed(run: Source, data: str | None = None, split: str = "train", out: Path 
     model, observations = open_source(run, data)
     fits(model, observations)
     x, path = observations.split(split), target(run, out, f"embedding-{split}")
-    features = torch.cat([model.embed(rows) for rows in x.split(1000)])
+    features = torch.cat([model.embed(model.join(rows)) for rows in x.split(1000)])
     write(features, None, path)
 
 
@@ -187,9 +194,9 @@ def embed(run: Source, data: str | None = None, split: str = "train", out: Path 
 
 def fits(model: Any, observations: Any) -> None:
     """InputError if the observations have another number of variables than the model."""
-    if observations.n != model.n:
+    if observations.n != model.n_x:
         raise InputError(
-            f"{observations.name} has {observations.n} variables and the model {model.n}; name fitting --data."
+            f"{observations.name} has {observations.n} variables and the model {model.n_x}; name fitting --data."
         )
 
 

@@ -41,6 +41,7 @@ for case, argv in json.load(open("cases.json")).items():
     except Exception as error:
         said[case] = repr(error)
 json.dump({"said": said, "written": written}, open(f"said-{rank}.json", "w"))
+torch.distributed.barrier()  # neither leaves while the other still listens
 torch.distributed.destroy_process_group()
 """
 

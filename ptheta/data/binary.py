@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptheta.data.formats import SPLITS, SUFFIXES, read, rows
+from ptheta.data.formats import SPLITS, SUFFIXES, is_labels, labels, read, rows, vectors_of
 from ptheta.engine.errors import InputError, UsageError, unknown
 
 SPLIT_SEED = 0
@@ -130,10 +130,20 @@ def _array(values: Any) -> np.ndarray:
 
 
 def _given_splits(spec: Mapping[str, Any]) -> BinaryData:
-    if "train" not in spec or any(key not in SPLITS for key in spec):
+    one = set(spec) in ({"x"}, {"x", "y"})
+    if not one and ("train" not in spec or any(vectors_of(key) not in SPLITS for key in spec)):
         got = ", ".join(map(repr, spec)) or "nothing"
-        raise UsageError(f"the dict of arrays has {got}; allowed are 'train', which it needs, 'valid' and 'test'")
-    parts = {split: rows(_array(spec[split]), f"the array {split!r}") for split in SPLITS if split in spec}
+        raise UsageError(
+            f"the dict of arrays has {got}; allowed are 'train', which it needs, 'valid', 'test' and their labels "
+            "'train_labels', …; or 'x' and 'y'"
+        )
+    keys = ["x"] if one else [split for split in SPLITS if split in spec]
+    parts = {key: rows(_array(spec[key]), f"the array {key!r}") for key in keys}
+    for key in spec:
+        if is_labels(key):
+            if vectors_of(key) not in parts:
+                raise UsageError(f"the dict of arrays has {key!r} but no {vectors_of(key)!r}; give both or neither")
+            parts[key] = labels(_array(spec[key]), len(parts[vectors_of(key)]), f"the array {key!r}")
     return _given("array", parts, "given in Python")
 
 
@@ -141,12 +151,15 @@ def _given(
     name: str, parts: Parts, origin: str, shape: tuple[int, int] | None = None, whose: str = "arrays"
 ) -> BinaryData:
     """A set of arrays that are in memory already, split by the rule if they are one ("x")."""
-    counts = f"{sum(len(part) for part in parts.values()):,} rows"
+    counts = f"{sum(len(part) for key, part in parts.items() if not is_labels(key)):,} rows"
     if "x" in parts:
+        y = parts.get("y")
         parts, rule = split_rows(parts["x"])
+        if y is not None:
+            parts |= {f"{split}_labels": values for split, values in split_rows(y)[0].items()}
     else:
         rule = "in its own splits"
-    widths = {split: part.shape[1] for split, part in parts.items()}
+    widths = {split: part.shape[1] for split, part in parts.items() if not is_labels(split)}
     if len(set(widths.values())) > 1:
         got = ", ".join(f"{split} has {width} columns" for split, width in widths.items())
         raise InputError(f"{name}: the splits differ: {got}; they need the same number")

@@ -59,8 +59,34 @@ def rows(array: np.ndarray, where: object) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.uint8)
 
 
+def labels(array: np.ndarray, count: int, where: object) -> np.ndarray:
+    """`array` as (N,) int64 of classes 0, 1, …, one for each of `count` vectors; InputError, naming `where`, else."""
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        got = f"an array of shape {array.shape} of {array.dtype}"
+        raise InputError(f"{where} is {got}; allowed as labels are whole numbers (N,), the classes counted from 0")
+    if len(array) != count:
+        raise InputError(f"{where} has {len(array)} labels for {count} vectors; one for each is needed")
+    if count and array.min() < 0:
+        raise InputError(f"{where} holds the label {array.min()}; allowed are 0, 1, 2, …")
+    if count and array.max() >= 1000:
+        raise InputError(f"{where} holds the label {array.max()}; allowed are at most 1000 classes, counted from 0")
+    return array.astype(np.int64)
+
+
+def is_labels(key: str) -> bool:
+    """Whether an array of this name holds labels: y beside x, train_labels beside train."""
+    return key == "y" or key.endswith("_labels")
+
+
+def vectors_of(key: str) -> str:
+    """The name of the vectors that labels of this name belong to."""
+    return "x" if key == "y" else key.removesuffix("_labels")
+
+
 def read(path: Path) -> tuple[dict[str, np.ndarray], str]:
     """The vectors of a file by split, or under the key "x" if it does not say, and a remark for its origin.
+
+    Labels, if an .npz has them, are under "train_labels", …, or "y".
 
     The suffix (before `.gz`) is one of SUFFIXES.
     """
@@ -93,19 +119,25 @@ def _read_numpy(path: Path, suffix: str) -> dict[str, np.ndarray]:
     if len(found) == 1 and "train" not in found:
         found = {"x": next(iter(found.values()))}
     where = {key: path if key == "x" else f"{path}, array {key!r}" for key in found}
-    return {key: rows(value, where[key]) for key, value in found.items()}
+    parts = {key: rows(value, where[key]) for key, value in found.items() if not is_labels(key)}
+    for key, value in found.items():
+        if is_labels(key):
+            parts[key] = labels(value, len(parts[vectors_of(key)]), where[key])
+    return parts
 
 
 def _keys(names: list[str], path: Path) -> list[str]:
     if "train" in names:
-        return [split for split in SPLITS if split in names]
+        splits = [split for split in SPLITS if split in names]
+        return splits + [f"{split}_labels" for split in splits if f"{split}_labels" in names]
     if "x" in names:
-        return ["x"]
+        return ["x"] + ["y"] * ("y" in names)
     if len(names) == 1 and names[0] not in SPLITS:
         return names
     got = ", ".join(map(repr, names)) or "no array"
     raise InputError(
-        f"{path} holds {got}; expected 'train' (with 'valid' and 'test' if there are), or 'x', or one array"
+        f"{path} holds {got}; expected 'train' (with 'valid' and 'test' if there are, and 'train_labels', …), or 'x' "
+        "(and 'y', its labels), or one array"
     )
 
 

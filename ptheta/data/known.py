@@ -42,6 +42,7 @@ IDX_ORIGIN = {
     "mnist": "MNIST (Y. LeCun, C. Cortes, C. Burges; from NIST Special Databases 1 and 3)",
     "fashion_mnist": "Fashion-MNIST (Zalando SE, MIT licence)",
 }
+SAMPLED = {f"sampled_{name}": name for name in IDX_FILES}  # each pixel drawn once, 1 with probability grey/255
 IDX_COUNT = {"train": 60_000, "t10k": 10_000}
 IDX_VALID = 10_000  # the last of the training file
 
@@ -109,7 +110,7 @@ DEBD_URL = "https://raw.githubusercontent.com/arranger1044/DEBD/master/datasets/
 
 def names() -> tuple[str, ...]:
     """Every name that `load` knows."""
-    return ("digits", *IDX_FILES, "binarized_mnist", *(f"debd:{name}" for name in DEBD))
+    return ("digits", *IDX_FILES, *SAMPLED, "binarized_mnist", *(f"debd:{name}" for name in DEBD))
 
 
 def load(name: str, threshold: float) -> BinaryData | None:
@@ -118,6 +119,8 @@ def load(name: str, threshold: float) -> BinaryData | None:
         return _digits(threshold)
     if name in IDX_FILES:
         return _idx(name, threshold)
+    if name in SAMPLED:
+        return _idx(name, None)
     if name == "binarized_mnist":
         return _binarized_mnist()
     return _debd(name) if name.startswith("debd:") else None
@@ -146,9 +149,15 @@ def _read_digits(threshold: float) -> Parts:
     return parts
 
 
-def _idx(name: str, threshold: float) -> BinaryData:
+def _idx(spec: str, threshold: float | None) -> BinaryData:
+    name = SAMPLED.get(spec, spec)
+    how = (
+        f"each pixel drawn once, 1 with probability grey/255 (seed {SPLIT_SEED})"
+        if threshold is None
+        else f"1 where the pixel exceeds {255 * threshold:g} of 255"
+    )
     origin = (
-        f"{IDX_ORIGIN[name]}, 1 where the pixel exceeds {255 * threshold:g} of 255; "
+        f"{IDX_ORIGIN[name]}, {how}; "
         "train and valid are the first 50,000 and the last 10,000 of the training file, test its 10,000."
     )
     readers: dict[str, Callable[[], Parts]] = {
@@ -159,7 +168,7 @@ def _idx(name: str, threshold: float) -> BinaryData:
     }
     # One file holds both, so whichever is asked for first brings the other.
     readers |= {"valid": readers["train"], "valid_labels": readers["train_labels"]}
-    return BinaryData(name, 784, (28, 28), origin, readers)
+    return BinaryData(spec, 784, (28, 28), origin, readers)
 
 
 def _idx_path(name: str, file: str) -> Path:
@@ -167,10 +176,13 @@ def _idx_path(name: str, file: str) -> Path:
     return find_or_fetch(RemoteFile(name, file, tuple(mirror + file for mirror in IDX_MIRRORS[name]), sha256, size))
 
 
-def _read_idx_images(name: str, half: str, threshold: float) -> Parts:
+def _read_idx_images(name: str, half: str, threshold: float | None) -> Parts:
     pixels = read_idx(_idx_path(name, f"{half}-images-idx3-ubyte.gz"), (IDX_COUNT[half], 28, 28))
-    values = pixels.reshape(len(pixels), -1) > 255 * threshold
-    return _halves(half, values, "")
+    pixels = pixels.reshape(len(pixels), -1)
+    if threshold is None:  # RandomState, because its numbers are promised never to change
+        drawn = np.random.RandomState([SPLIT_SEED, IDX_COUNT[half]]).randint(0, 255, pixels.shape, np.uint8)
+        return _halves(half, pixels > drawn, "")
+    return _halves(half, pixels > 255 * threshold, "")
 
 
 def _read_idx_labels(name: str, half: str) -> Parts:

@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ptheta.data.order import generator
+from ptheta.density.joint import every_class, join, label_columns
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.pretrained import Pretrained
 
@@ -44,6 +45,16 @@ class Completion:
     exact: bool
 
 
+@dataclass(frozen=True)
+class Marginal:
+    """log p of what is observed, in nats."""
+
+    log_prob: Float[Tensor, " b"]
+    standard_error: Float[Tensor, " b"]
+    """Of log_prob; zero where exact."""
+    exact: bool
+
+
 class Autoregressive(Pretrained):
     """Base of the models of this room. A model sets `n`, `shape`, `components` and the three methods below.
 
@@ -54,6 +65,8 @@ class Autoregressive(Pretrained):
     shape: tuple[int, int] | None
     components: int  # K of eq. (2)
     rank, world = 0, 1  # in training, x is the slice number `rank` of a batch shared by `world` processes
+    label = "none"  # or "first" or "last": where among the n variables the label of a joint p(x, y) stands
+    classes = 0  # C, the number of its columns
 
     def order(self, k: int) -> Int[Tensor, " n"]:
         """The ordering o_k: the variables in the order in which component k visits them."""
@@ -75,6 +88,43 @@ class Autoregressive(Pretrained):
 
     # ------------------------------------------------------------ for users
 
+    @property
+    def n_x(self) -> int:
+        """Variables of x alone, without the label's columns."""
+        return self.n - self.classes
+
+    def join(self, x: Any, y: Any = None) -> Tensor:
+        """The vectors (b, n) that the model knows, of x (b, n_x) and, for a joint model, labels y (b,) or None."""
+        if self.label == "none":
+            return self._tensor(x, "x")
+        x = self._tensor(x, "x")
+        if x.dim() != 2 or x.shape[1] != self.n_x:
+            raise InputError(f"x has shape {tuple(x.shape)}; allowed: (b, {self.n_x}), one vector a row.")
+        return join(x, y, self.classes, self.label)
+
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of `join`: x (b, n_x), and the label's columns (b, C)."""
+        if self.label == "none":
+            return z, z[:, :0]
+        columns = label_columns(self.n, self.classes, self.label)
+        return torch.cat([z[:, : columns.start], z[:, columns.stop :]], 1), z[:, columns]
+
+    @torch.no_grad()
+    def joint_log_prob(self, x: Any, chunk: int = 1000) -> Float[Tensor, "b C"]:
+        """log p(x, y) in nats for x (b, n_x) and every class y. Raises UsageError for a model of p(x) alone."""
+        if self.label == "none":
+            raise UsageError(f"this {type(self).__name__} has no label: train it with --label first or --label last.")
+        z = self.join(x)
+        parts = [
+            self.log_prob(every_class(rows, self.classes, self.label), chunk).view(-1, self.classes)
+            for rows in z.split(max(1, chunk // self.classes))
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, self.classes)
+
+    def classify(self, x: Any) -> Float[Tensor, "b C"]:
+        """p(y | x) by Bayes' rule, exact, for x (b, n_x)."""
+        return self.joint_log_prob(x).softmax(1)
+
     @torch.no_grad()
     def log_prob(self, x: Any, chunk: int = 1000) -> Float[Tensor, " b"]:
         """log p(x) in nats, eq. (2), `chunk` vectors at a time; no gradients (training calls `forward`).
@@ -89,10 +139,21 @@ class Autoregressive(Pretrained):
         return torch.cat(parts) if parts else x.new_zeros(0)
 
     @torch.no_grad()
-    def sample(self, count: int, seed: int = 0, chunk: int = 1000) -> Float[Tensor, "count n"]:
-        """`count` independent draws from p(x). The first of a larger count are those of a smaller one."""
+    def sample(self, count: int, seed: int = 0, chunk: int = 1000, y: int | None = None) -> Float[Tensor, "count n"]:
+        """`count` independent draws from p(x). The first of a larger count are those of a smaller one.
+
+        y: of a joint model, the class: draws from p(x | y), exact where the label comes first (see `complete`).
+        """
         if count < 1:
             raise UsageError(f"count = {count} is impossible; allowed: at least 1.")
+        if y is not None:
+            if not 0 <= y < self.classes:
+                allowed = f"0 to {self.classes - 1}" if self.classes else "none, since the model has no label"
+                raise UsageError(f"y = {y} is no class of this model; allowed: {allowed}.")
+            z = self.join(torch.zeros(count, self.n_x), torch.full((count,), y))
+            observed = torch.zeros(self.n, dtype=torch.bool)
+            observed[label_columns(self.n, self.classes, self.label)] = True
+            return self.complete(z, observed, seed).x
         parts = []
         for i, size in enumerate(_sizes(count, chunk)):
             g = generator(seed, i, "sample")
@@ -118,16 +179,8 @@ class Autoregressive(Pretrained):
         """
         if particles < 1:
             raise UsageError(f"particles = {particles} is impossible; allowed: at least 1.")
-        observed = self._tensor(observed, "observed")
-        if observed.dtype != torch.bool or observed.shape[-1:] != (self.n,) or observed.dim() > 2:
-            got = f"{tuple(observed.shape)} of {observed.dtype}"
-            raise InputError(f"observed is {got}; allowed: a mask of bools of shape ({self.n},) or (b, {self.n}).")
-        x = self._tensor(x, "x")
-        observed = observed.expand(len(x), -1) if observed.dim() == 1 and x.dim() == 2 else observed
-        if observed.shape != x.shape:
-            raise InputError(f"observed is {tuple(observed.shape)} and x {tuple(x.shape)}; they must have one shape.")
-        x = self.check(torch.where(observed, x, 0))
-        exact = all(_observed_first(observed[:, self.order(k)]) for k in range(self.components))
+        x, observed = self._observations(x, observed)
+        exact = self.observed_first(observed)
         each = 1 if exact else math.ceil(particles / self.components)
         total = each * self.components
 
@@ -149,7 +202,54 @@ class Autoregressive(Pretrained):
             torch.cat(results) if results else x, torch.full_like(ess, math.inf) if exact else ess, total, exact
         )
 
+    @torch.no_grad()
+    def marginal(self, x: Any, observed: Any, seed: int = 0, particles: int = 1024, most: int = 10) -> Marginal:
+        """log p(x_observed) = log Σ over the missing of p(x), for each row of x (b, n).
+
+        observed: bool, (n,) or (b, n). Exact where the observed variables come first in every ordering, and by summing
+        over all completions where at most `most` variables are missing; else the mean of w, eq. (3), over draws.
+
+        Raises InputError for wrong shapes or values.
+        """
+        if particles < 2:
+            raise UsageError(f"particles = {particles} is impossible; allowed: at least 2.")
+        x, observed = self._observations(x, observed)
+        zero = x.new_zeros(len(x), dtype=torch.float64)
+        missing = int((~observed).sum(1).max()) if len(x) else 0
+        if not self.observed_first(observed) and missing <= most:
+            return Marginal(torch.stack([self._sum(r, o) for r, o in zip(x, observed)]), zero, True)
+        each = 1 if self.observed_first(observed) else math.ceil(particles / self.components)
+        means, variances = [], []
+        for k in range(self.components):
+            rows = []
+            for i, (part, seen) in enumerate(zip(x.split(16), observed.split(16), strict=True)):
+                u = torch.rand(len(part) * each, self.n, generator=generator(seed, i, f"marginal{k}")).to(self.device)
+                w = self.clamped(part.repeat_interleave(each, 0), seen.repeat_interleave(each, 0), u, k)[1]
+                rows.append(w.view(len(part), each).double())
+            log_w = torch.cat(rows) if rows else zero[:, None]
+            means.append(log_w.logsumexp(1) - math.log(each))
+            scaled = (log_w - means[-1][:, None]).exp()
+            variances.append(scaled.var(1) / each if each > 1 else zero)  # of w / its mean
+        log_means = torch.stack(means)
+        log_p = log_means.logsumexp(0) - math.log(self.components)
+        shares = (log_means - log_means.logsumexp(0)).exp()
+        error = (torch.stack(variances) * shares.square()).sum(0).sqrt()
+        return Marginal(log_p, error, each == 1)
+
+    def _sum(self, x: Float[Tensor, " n"], observed: Bool[Tensor, " n"]) -> Tensor:
+        """log Σ p(x) over every value of the missing variables."""
+        hidden = (~observed).nonzero()[:, 0]
+        every = torch.arange(2 ** len(hidden), device=x.device)[:, None] >> torch.arange(len(hidden), device=x.device)
+        rows = x.repeat(len(every), 1)
+        rows[:, hidden] = (every & 1).to(x.dtype)
+        return self.log_prob(rows).double().logsumexp(0)
+
     # ------------------------------------------------------------ for models
+
+    def observed_first(self, observed: Bool[Tensor, "b n"]) -> bool:
+        """Whether every ordering visits all that is observed before all that is missing, in every row."""
+        inside = [observed[:, self.order(k)] for k in range(self.components)]
+        return all(bool((o[:, 1:] <= o[:, :-1]).all()) for o in inside)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -167,6 +267,18 @@ class Autoregressive(Pretrained):
         if not ((x == 0) | (x == 1)).all():
             raise InputError(f"x holds {x[(x != 0) & (x != 1)][0].item():g}; allowed: 0 and 1 (binarise it first).")
         return x.to(self.dtype)
+
+    def _observations(self, x: Any, observed: Any) -> tuple[Float[Tensor, "b n"], Bool[Tensor, "b n"]]:
+        """x with zeros where nothing is observed, and the mask of what is, both (b, n); InputError for other shapes."""
+        observed = self._tensor(observed, "observed")
+        if observed.dtype != torch.bool or observed.shape[-1:] != (self.n,) or observed.dim() > 2:
+            got = f"{tuple(observed.shape)} of {observed.dtype}"
+            raise InputError(f"observed is {got}; allowed: a mask of bools of shape ({self.n},) or (b, {self.n}).")
+        x = self._tensor(x, "x")
+        observed = observed.expand(len(x), -1) if observed.dim() == 1 and x.dim() == 2 else observed
+        if observed.shape != x.shape:
+            raise InputError(f"observed is {tuple(observed.shape)} and x {tuple(x.shape)}; they must have one shape.")
+        return self.check(torch.where(observed, x, 0)), observed
 
     def _tensor(self, values: Any, name: str) -> Tensor:
         try:
@@ -188,8 +300,14 @@ def draw(logit: Tensor, u: Tensor, x: Tensor, observed: Tensor, log_w: Tensor) -
     return new
 
 
-def _observed_first(observed: Bool[Tensor, "b n"]) -> bool:
-    return bool((observed[:, 1:] <= observed[:, :-1]).all())
+def visiting_order(n: int, ordering: str, g: torch.Generator, label: str = "none", classes: int = 0) -> Tensor:
+    """o (n,): the variables as they are visited, natural or drawn from g; the label keeps its place at an end."""
+    if ordering == "natural":
+        return torch.arange(n)
+    drawn = torch.randperm(n - classes, generator=g)
+    if label == "first":
+        return torch.cat([torch.arange(classes), classes + drawn])
+    return torch.cat([drawn, torch.arange(n - classes, n)])
 
 
 def _sizes(count: int, chunk: int) -> list[int]:

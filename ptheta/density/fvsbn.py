@@ -35,7 +35,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ptheta.data.order import generator
-from ptheta.density.autoregressive import Autoregressive, draw, log_bernoulli
+from ptheta.density.autoregressive import Autoregressive, draw, log_bernoulli, visiting_order
 from ptheta.density.likelihood import LikelihoodConfig, MaximumLikelihood
 from ptheta.engine.method import Between
 
@@ -58,15 +58,20 @@ class FVSBN(Autoregressive):
     name = "fvsbn"
     components = 1
 
-    def __init__(self, n: int, ordering: str = "natural", lasso: float = 0.0, seed: int = 0, shape=None):
+    def __init__(
+        self, n: int, ordering: str = "natural", lasso: float = 0.0, seed: int = 0, shape=None,
+        label: str = "none", classes: int = 0,
+    ):  # fmt: skip
         super().__init__()
-        self.arguments = {"n": n, "ordering": ordering, "lasso": lasso, "seed": seed, "shape": shape}
+        self.arguments = {
+            "n": n, "ordering": ordering, "lasso": lasso, "seed": seed, "shape": shape, "label": label,
+            "classes": classes,
+        }  # fmt: skip
+        self.label, self.classes = label, classes
         self.n, self.shape = n, tuple(shape) if shape else None
         self.lasso = lasso
         self.o: Tensor
-        self.register_buffer(
-            "o", torch.arange(n) if ordering == "natural" else torch.randperm(n, generator=generator(seed, 0, "fvsbn"))
-        )
+        self.register_buffer("o", visiting_order(n, ordering, generator(seed, 0, "fvsbn"), label, classes))
         self.past: Tensor  # 1 where row d may see column j < d
         self.register_buffer("past", torch.ones(n, n).tril(-1), persistent=False)
         self.W = nn.Parameter(torch.zeros(n, n))

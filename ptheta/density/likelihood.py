@@ -22,8 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ptheta.data.order import minibatches
+from ptheta.density.joint import every_class, figures, join, keep_labels, labels_of, partly_labelled
 from ptheta.engine import checkpoint
-from ptheta.engine.errors import InputError
+from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config, Estimate
 
@@ -51,6 +52,10 @@ class LikelihoodConfig(Config):
     """Decoupled weight decay (AdamW)."""
     average: Annotated[float, Between(0, 0.999999)] = 0.998
     """α of eq. (2); 0 takes the last iterate."""
+    label: Literal["none", "first", "last"] = "none"
+    """Learn the joint p(x, y) of vectors and labels, the label before or after the variables of x."""
+    labelled: Annotated[int | None, Between(1)] = None
+    """How many training vectors keep their label, equally many of each class (default: all)."""
 
 
 class MaximumLikelihood:
@@ -65,11 +70,13 @@ class MaximumLikelihood:
 
     def __init__(self, config: Any, data: BinaryData, seed: int, hardware: Hardware, steps: int):
         self.config, self.data, self.seed, self.hardware, self.total = config, data, seed, hardware, steps
-        self.x = data.split("train").to(hardware.device)
+        self.x, classes = vectors(data, config, seed)
+        self.x = self.x.to(hardware.device)
         own = {f for f in config.to_dict() if f not in LikelihoodConfig.__dataclass_fields__}
         self.model = self.Model(
-            n=data.n, shape=data.shape, seed=seed, **{k: v for k, v in config.to_dict().items() if k in own}
-        )
+            n=self.x.shape[1], shape=data.shape, seed=seed, label=config.label, classes=classes,
+            **{k: v for k, v in config.to_dict().items() if k in own},
+        )  # fmt: skip
         self.model.start_at(log_odds(self.x))
         self.model.rank, self.model.world = hardware.rank, hardware.world
         self.trained = hardware.prepare(self.model)
@@ -100,7 +107,7 @@ class MaximumLikelihood:
             group["lr"] = self.learning_rate(self.step) * group["share"]
         self.model.train()
         with self.hardware.autocast():
-            loss = self.trained(batch, self.step).mean()
+            loss = self.nats(batch).mean()
         self.hardware.backward(loss)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -113,6 +120,13 @@ class MaximumLikelihood:
             )
         return {"loss": loss.detach()}
 
+    def nats(self, batch: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        """−log p of each vector; where some labels are unknown, from the densities with every class."""
+        if self.config.labelled is None:
+            return self.trained(batch, self.step)
+        _, code = self.model.split(batch)
+        return partly_labelled(self.trained(every_class(batch, self.model.classes, self.model.label), self.step), code)
+
     def learning_rate(self, step: int) -> float:
         """Linear rise over `warmup` updates, constant, then a half cosine over the last `decay` of the run."""
         rise = min(1.0, (step + 1) / (self.config.warmup + 1))
@@ -120,8 +134,9 @@ class MaximumLikelihood:
         return self.config.learning_rate * rise * 0.5 * (1 - math.cos(math.pi * min(1.0, left)))
 
     def evaluate(self, data: BinaryData, split: str, limit: int | None = None) -> dict[str, Estimate]:
-        """−log p(x) of the averaged model in nats, and the same in bits per dimension."""
-        return evaluate(self.averaged, data.split(split)[:limit])
+        """Figures of the averaged model: see `evaluate`."""
+        y = None if self.config.label == "none" else labels_of(data, split)[:limit]
+        return evaluate(self.averaged, data.split(split)[:limit], y)
 
     def pictures(self) -> dict[str, Figure]:
         from ptheta.density import pictures
@@ -175,9 +190,34 @@ def log_odds(x: Tensor) -> Float[Tensor, " n"]:
     return ((ones + 1) / (count - ones + 1)).log().float()
 
 
-def evaluate(model: Any, x: Tensor) -> dict[str, Estimate]:
-    """nats: mean −log p(x) of a model over vectors x (N, n); bits_per_dim: the same / (n ln 2)."""
+def vectors(data: BinaryData, config: LikelihoodConfig, seed: int) -> tuple[Tensor, int]:
+    """The training vectors, (N, n), with their labels' columns for a joint model, and the number of classes."""
+    x = data.split("train")
+    if config.label == "none":
+        if config.labelled is not None:
+            raise UsageError(f"labelled = {config.labelled} wants a joint model; add --label first or --label last.")
+        return x, 0
+    y = labels_of(data, "train")
+    classes = int(y.max()) + 1
+    if config.labelled is not None:
+        y = keep_labels(y, config.labelled, seed)
+    return join(x, y, classes, config.label), classes
+
+
+def evaluate(model: Any, x: Tensor, y: Tensor | None = None) -> dict[str, Estimate]:
+    """Figures of a model over vectors x (N, n_x).
+
+    nats: mean −log p(x); bits_per_dim: the same / (n_x ln 2). Of a joint model with labels y (N,), nats is the mean
+    −log p(x, y), and there are nats_x (of x alone), accuracy and ece of p(y | x): see `joint.figures`.
+    """
     if len(x) == 0:
         raise InputError("there is no vector to evaluate on; name another --split.")
-    nats = -model.log_prob(x).cpu()
-    return {"nats": Estimate.of(nats), "bits_per_dim": Estimate.of(nats / (model.n * math.log(2)))}
+    if model.label == "none":
+        found = {"nats": Estimate.of(-model.log_prob(x).cpu())}
+    else:
+        if y is None:
+            raise UsageError(f"this {model.name} is of p(x, y); give the labels of the vectors too.")
+        found = figures(model.joint_log_prob(x), y.cpu())
+    of_x = found.get("nats_x", found["nats"])
+    bit = model.n_x * math.log(2)
+    return found | {"bits_per_dim": Estimate(of_x.mean / bit, of_x.standard_error / bit, of_x.n)}

@@ -51,7 +51,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from ptheta.data.order import generator
-from ptheta.density.autoregressive import Autoregressive, draw, log_bernoulli
+from ptheta.density.autoregressive import Autoregressive, draw, log_bernoulli, visiting_order
 from ptheta.density.likelihood import LikelihoodConfig, MaximumLikelihood
 from ptheta.density.masked_linear import Plan, masked_linear, plan
 from ptheta.engine.method import Between
@@ -90,15 +90,16 @@ class MADE(Autoregressive):
     def __init__(
         self, n: int, hidden=(500,), masks: int = 1, ordering: str = "natural", direct: bool = True,
         dropout: float = 0.0, lasso: float = 0.0, seed: int = 0, shape=None, units: str = "shuffled",
-        hidden_step: float = 1.0,
+        hidden_step: float = 1.0, label: str = "none", classes: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.arguments = {
             "n": n, "hidden": list(hidden), "masks": masks, "ordering": ordering, "direct": direct,
             "dropout": dropout, "lasso": lasso, "seed": seed, "shape": shape, "units": units,
-            "hidden_step": hidden_step,
+            "hidden_step": hidden_step, "label": label, "classes": classes,
         }  # fmt: skip
         self.n, self.shape, self.components = n, tuple(shape) if shape else None, masks
+        self.label, self.classes = label, classes
         self.dropout, self.lasso, self.seed, self.hidden_step = dropout, lasso, seed, hidden_step
         self.layers = len(hidden)
         self.ranks: Tensor
@@ -115,7 +116,9 @@ class MADE(Autoregressive):
         self.b = nn.Parameter(torch.zeros(n))
         self.A = nn.Parameter(torch.zeros(n, n)) if direct else None
 
-        for name, degrees in draw_degrees(n, hidden, masks, ordering, g, units == "sorted").items():
+        ranks = [visiting_order(n, ordering, g, label, classes) + 1 for _ in range(masks)]
+        sees = classes if label == "first" and direct else 1  # hidden units see the whole label
+        for name, degrees in draw_degrees(n, hidden, ranks, g, units == "sorted", sees).items():
             self.register_buffer(name, degrees)
         self.plans: dict[int, list[Plan]] = {}
         self.register_load_state_dict_post_hook(lambda model, _: model.plans.clear())  # the degrees may be others
@@ -246,18 +249,16 @@ class MADE(Autoregressive):
 
 
 def draw_degrees(
-    n: int, hidden, masks: int, ordering: str, g: torch.Generator, by_size: bool = False
+    n: int, hidden, ranks: list[Tensor], g: torch.Generator, by_size: bool = False, sees: int = 1
 ) -> dict[str, Tensor]:
-    """ranks (K, n) in 1..n and degrees1, degrees2, … (K, h) in 1..n−1, of every mask.
+    """The given ranks (K, n) and degrees1, degrees2, … (K, h) in `sees`..n−1, of every mask.
 
     Section 4.1: degrees are uniform; those of a layer are never below the least of the layer before it, so that every
     unit sees something. One mask, or several `by_size`, give them to the units in rising order. n = 1 has no hidden
     degree to give: its units get degree 1 and reach no output.
     """
-    natural = torch.arange(1, n + 1)
-    ranks = [natural if ordering == "natural" else torch.randperm(n, generator=g) + 1 for _ in range(masks)]
-    out = {"ranks": torch.stack(ranks)}
-    least = [1] * masks
+    out, masks = {"ranks": torch.stack(ranks)}, len(ranks)
+    least = [min(sees, max(1, n - 1))] * masks
     for l, h in enumerate(hidden, 1):
         drawn = [torch.randint(low, max(n, low + 1), (h,), generator=g) for low in least]
         drawn = [d.sort().values for d in drawn] if masks == 1 or by_size else drawn

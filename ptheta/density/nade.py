@@ -42,7 +42,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ptheta.data.order import generator
-from ptheta.density.autoregressive import Autoregressive, draw, log_bernoulli
+from ptheta.density.autoregressive import Autoregressive, draw, log_bernoulli, visiting_order
 from ptheta.density.likelihood import LikelihoodConfig, MaximumLikelihood
 from ptheta.engine.method import Between
 
@@ -96,14 +96,20 @@ class NADE(Autoregressive):
     name = "nade"
     components = 1
 
-    def __init__(self, n: int, hidden: int = 500, ordering: str = "natural", seed: int = 0, shape=None):
+    def __init__(
+        self, n: int, hidden: int = 500, ordering: str = "natural", seed: int = 0, shape=None,
+        label: str = "none", classes: int = 0,
+    ):  # fmt: skip
         super().__init__()
-        self.arguments = {"n": n, "hidden": hidden, "ordering": ordering, "seed": seed, "shape": shape}
+        self.arguments = {
+            "n": n, "hidden": hidden, "ordering": ordering, "seed": seed, "shape": shape, "label": label,
+            "classes": classes,
+        }  # fmt: skip
+        self.label, self.classes = label, classes
         self.n, self.shape = n, tuple(shape) if shape else None
         g = generator(seed, 0, "nade")
-        o = torch.arange(n) if ordering == "natural" else torch.randperm(n, generator=g)
         self.o: Tensor
-        self.register_buffer("o", o)
+        self.register_buffer("o", visiting_order(n, ordering, g, label, classes))
         bound = math.sqrt(6 / (n + hidden))
         self.W = nn.Parameter((2 * torch.rand(n, hidden, generator=g) - 1) * bound)
         self.V = nn.Parameter((2 * torch.rand(n, hidden, generator=g) - 1) * bound)

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 
 def of_model(model: Any, data: BinaryData, seed: int) -> dict[str, Figure]:
-    """All that can be drawn: `moments` for any data, `samples` and `completions` for pictures."""
+    """All that can be drawn: `moments` for any data; `samples`, `completions` and, with labels, `classes` of pictures."""
     rows = data.split("valid" if "valid" in data.splits else "train")
-    figures = {"moments": moments(model.sample(min(1000, 4 * max(100, len(rows))), seed).cpu(), rows[:1000])}
+    drawn = model.split(model.sample(min(1000, 4 * max(100, len(rows))), seed))[0].cpu()
+    figures = {"moments": moments(drawn, rows[:1000])}
     if data.shape:
-        figures["samples"] = samples(rows, model.sample(64, seed).cpu(), data.shape, model.name)
+        figures["samples"] = samples(rows, drawn, data.shape, model.name)
+        if model.classes:
+            figures["classes"] = classes(model, data.shape, seed)
         figures["completions"] = completions(model, rows[:8], data.shape, seed)
     return figures
 
@@ -57,13 +60,30 @@ def samples(data: Tensor, drawn: Tensor, shape: tuple[int, int], name: str) -> F
     return figure
 
 
+def classes(model: Any, shape: tuple[int, int], seed: int, each: int = 8, most: int = 12) -> Figure:
+    """A row of draws from p(x | y) for each class y (the first `most` of them)."""
+    C = min(model.classes, most)
+    drawn = torch.cat([model.split(model.sample(each, seed + y, y=y))[0].cpu() for y in range(C)])
+    figure = _figure(each * 0.6 + 0.6, C * 0.6 + 0.4)
+    axes = figure.add_subplot()
+    axes.imshow(grid(drawn.float(), shape, each), cmap="gray", vmin=0, vmax=1)
+    axes.set_yticks([shape[0] / 2 + y * (shape[0] + 1) for y in range(C)], [str(y) for y in range(C)])
+    axes.set_xticks([])
+    axes.set_ylabel("class")
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
 def completions(model: Any, x: Tensor, shape: tuple[int, int], seed: int) -> Figure:
     """Each row: what is observed (the upper half), four completions of it, and the truth."""
     h, w = shape
     observed = torch.zeros(h, w, dtype=torch.bool)
     observed[: (h + 1) // 2] = True
     mask = observed.flatten()
-    drawn = [model.complete(x, mask, seed=seed + k).x.cpu().float() for k in range(4)]
+    z, seen = model.join(x), model.join(mask[None].float())[0].bool()  # the label of a joint model is hidden too
+    drawn = [model.split(model.complete(z, seen, seed=seed + k).x)[0].cpu().float() for k in range(4)]
     shown = torch.where(mask, x.float(), 0.25)
     columns = [shown, *drawn, x.float()]
     figure = _figure(6, 1 + len(x))

@@ -129,3 +129,40 @@ def test_importing_is_light():
     code = "import sys, ptheta.data.binary; print([m for m in ('PIL', 'sklearn') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert run.stdout.strip() == "[]", run.stderr
+
+
+# ---------------------------------------------------------------- labels
+
+
+def test_labels_follow_their_rows_through_the_split(tmp_path):
+    x = np.random.RandomState(0).randint(0, 2, (100, 6))
+    y = x[:, 0] + 2 * x[:, 1]
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    np.savez(tmp_path / "b.npz", train=x, train_labels=y, test=x[:9])
+    for data in (load({"x": x, "y": y}), load(tmp_path / "a.npz"), load(tmp_path / "b.npz")):
+        for split in data.splits:
+            rows, labels = data.split(split), data.labels(split)
+            assert labels is None or torch.equal(labels, rows[:, 0].long() + 2 * rows[:, 1].long())
+        assert data.labels("train").dtype == torch.int64
+    assert load(tmp_path / "b.npz").labels("test") is None and load(x).labels("train") is None
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.arange(5), "has 5 labels for 20 vectors"),
+        (np.arange(20) - 3, "holds the label -3; allowed are 0, 1"),
+        (np.arange(20) / 2, r"shape \(20,\) of float64; allowed as labels are whole numbers"),
+        (np.zeros((20, 1), int), r"shape \(20, 1\)"),
+        (np.full(20, 5000), "holds the label 5000; allowed are at most 1000 classes"),
+    ],
+)
+def test_labels_that_are_none_are_refused(y, message, tmp_path):
+    x = np.eye(20, 4)
+    with pytest.raises(InputError, match=message):
+        load({"x": x, "y": y})
+    np.savez(tmp_path / "a.npz", x=x.astype(int), y=y)
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "a.npz")
+    with pytest.raises(UsageError, match="has 'valid_labels' but no 'valid'"):
+        load({"train": x, "valid_labels": np.arange(20)})

@@ -174,3 +174,20 @@ def test_real_debd(real, name):
         values = data.split(split).numpy()
         assert values.shape == (count, columns) == (count, data.n)
         assert hashlib.sha256(text(values).encode()).hexdigest() == sha256
+
+
+def test_sampled_mnist_draws_each_pixel_once(tmp_path, monkeypatch):
+    """1 with probability grey/255, by fixed numbers; white is always 1 and black always 0."""
+    monkeypatch.setenv("PTHETA_DATA", str(tmp_path))
+    monkeypatch.setattr("ptheta.data.known.IDX_COUNT", {"train": 50, "t10k": 50})
+    monkeypatch.setattr("ptheta.data.known.IDX_VALID", 10)
+    grey = np.repeat(np.uint8([0, 51, 128, 255]), 196).reshape(1, 28, 28).repeat(50, 0)
+    write(tmp_path / "mnist" / "t10k-images-idx3-ubyte", idx(grey))
+    data = load("sampled_mnist")
+    x = data.split("test").float().reshape(50, 4, 196)
+    shares = x.mean((0, 2))
+    assert shares[0] == 0 and shares[3] == 1
+    assert shares[1:3].tolist() == pytest.approx([0.2, 128 / 255], abs=0.02)
+    assert x[:, 2].std(0).min() > 0, "each picture is drawn for itself"
+    assert torch.equal(load("sampled_mnist").split("test"), data.split("test"))
+    assert "probability grey/255" in data.origin

@@ -197,3 +197,46 @@ def test_wrong_vectors_and_masks_are_refused(x, observed, message):
 def test_no_particle_at_all_is_refused(particles):
     with pytest.raises(UsageError, match=f"particles = {particles} is impossible; allowed: at least 1"):
         build("fvsbn", 5).complete(torch.zeros(1, 5), mask(2), particles=particles)
+
+
+# ---------------------------------------------------------------- marginals
+
+
+@EVERY_KIND
+def test_the_marginal_is_the_sum_over_what_is_missing(kind):
+    """Three ways to it: observed first in the ordering, by enumeration, by draws; each against the sum written out."""
+    model, n = build(kind, 5), 5
+    every = everything(n)
+    p = model.log_prob(every).exp()
+    first = torch.zeros(n, dtype=torch.bool)
+    first[model.order(0)[:2]] = True
+    scattered = torch.tensor([False, True, False, True, False])
+    for seen, most in ((first, 10), (scattered, 10), (scattered, 0)):
+        want = torch.stack([p[(every[:, seen] == x[seen]).all(1)].sum() for x in every]).log()
+        got = model.marginal(every, seen, particles=600, most=most)
+        if got.exact:
+            assert (got.standard_error == 0).all()
+            torch.testing.assert_close(got.log_prob, want, rtol=1e-9, atol=1e-9)
+        else:
+            assert most == 0 and (got.standard_error > 0).any()
+            assert ((got.log_prob - want).abs() < 6 * got.standard_error + 1e-9).all()
+
+
+@EVERY_KIND
+def test_marginals_of_nothing_and_of_everything_are_exact(kind):
+    model = build(kind, 5)
+    x = everything(5)
+    nothing, all_ = torch.zeros(5, dtype=torch.bool), torch.ones(5, dtype=torch.bool)
+    got = model.marginal(x, nothing)
+    assert got.exact and got.log_prob.abs().max() < 1e-12
+    got = model.marginal(x, all_)
+    assert got.exact
+    torch.testing.assert_close(got.log_prob, model.log_prob(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_marginal_refuses_what_it_cannot_answer():
+    model = build("made 1", 5)
+    with pytest.raises(UsageError, match="particles = 1 is impossible; allowed: at least 2"):
+        model.marginal(everything(5), torch.ones(5, dtype=torch.bool), particles=1)
+    with pytest.raises(InputError, match=r"observed is \(4,\)"):
+        model.marginal(everything(5), torch.ones(4, dtype=torch.bool))

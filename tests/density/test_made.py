@@ -58,7 +58,7 @@ def test_degrees_lie_between_one_and_n_minus_one(kind):
 
 
 def test_every_degree_occurs_equally_often_in_a_wide_layer():
-    m = draw_degrees(6, (4000,), 1, "natural", torch.Generator().manual_seed(0))["degrees1"][0]
+    m = draw_degrees(6, (4000,), [torch.arange(1, 7)], torch.Generator().manual_seed(0))["degrees1"][0]
     counts = torch.bincount(m, minlength=6)[1:]
     assert len(counts) == 5 and counts.min() > 700 and counts.max() < 900
 

@@ -1,0 +1,151 @@
+"""Orderless NADE: its estimate of all orderings at once, its walk along one, and any part given any other."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from scipy.stats import chisquare
+from zoo import everything, number, scatter
+
+from ptheta.density.orderless import Orderless
+
+NAMES = ("one layer", "two layers, mixture", "label first", "label last")
+
+
+def build(name: str, n: int = 5, orderings: int | None = None) -> Orderless:
+    """A model with random weights in float64; `n` counts x alone, labels have three classes."""
+    label = name.split()[-1] if name.startswith("label") else "none"
+    hidden = (12,) if name == "one layer" else (14, 11)
+    K = orderings or (3 if "mixture" in name else 1)
+    classes = 3 if label != "none" else 0
+    return scatter(Orderless(n + classes, hidden, K, seed=4, label=label, classes=classes), 7).double().eval()
+
+
+def outcomes(model: Orderless) -> torch.Tensor:
+    """Every vector that can occur: all x, with each class for a joint model."""
+    x = everything(model.n_x)
+    if not model.classes:
+        return x
+    return torch.cat([model.join(x, torch.full((len(x),), c)) for c in range(model.classes)])
+
+
+def log_conditional(model: Orderless, x: torch.Tensor, known: list[int], v: int) -> torch.Tensor:
+    """log p(x_v | x_known) by eqs. (1)–(3) written out, for variable numbers `known` and `v`."""
+    m = torch.zeros(model.n, dtype=x.dtype)
+    for j in known:
+        m[model.columns(j)] = 1
+    h = (model.c[0] + (x * m) @ model.W + m @ model.U).relu()
+    for W, c in zip(model.layers, list(model.c)[1:]):
+        h = (h @ W.t() + c).relu()
+    at = model.columns(v)
+    logits, value = h @ model.V[at].t() + model.b[at], x[:, at]
+    if at.stop - at.start == 1:
+        p = logits.sigmoid()
+        return torch.where(value == 1, p, 1 - p).log()[:, 0]
+    return (logits.softmax(1) * value).sum(1).log()
+
+
+def along(model: Orderless, x: torch.Tensor, order) -> torch.Tensor:
+    return sum(log_conditional(model, x, list(order[:d]), v) for d, v in enumerate(order))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n", [1, 5])
+def test_every_ordering_sums_to_one_and_is_the_product_of_its_conditionals(name, n):
+    model = build(name, n)
+    x = outcomes(model)
+    assert abs(model.log_prob(x).exp().sum().item() - 1) < 1e-9
+    for k in range(4):
+        log_p = model.component_log_prob(x, k)
+        assert abs(log_p.exp().sum().item() - 1) < 1e-9
+        order = model.variable_order(k).tolist()
+        torch.testing.assert_close(log_p, along(model, x, order), rtol=1e-10, atol=1e-10)
+
+
+def test_the_density_is_the_exact_mixture_over_orderings():
+    model = build("two layers, mixture", orderings=5)
+    x = outcomes(model)
+    assert len({tuple(model.order(k).tolist()) for k in range(5)}) == 5
+    each = torch.stack([model.component_log_prob(x, k) for k in range(5)])
+    torch.testing.assert_close(model.log_prob(x), each.exp().mean(0).log(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_random_set_is_an_unbiased_estimate_of_the_mean_over_all_orderings(name):
+    """Eq. (4): exactly, by the sum over all sets with their probabilities, and in the draws that training takes."""
+    model = build(name, 3).train()
+    x = outcomes(model)[::2]
+    N = model.variables
+    every = [along(model, x, o) for o in itertools.permutations(range(N))]
+    want = -torch.stack(every).mean(0)
+    total = torch.zeros_like(want)
+    for s in range(N):
+        for known in itertools.combinations(range(N), s):
+            rest = [v for v in range(N) if v not in known]
+            lost = -sum(log_conditional(model, x, list(known), v) for v in rest)
+            total += lost * (N + 1) / (N - s) / ((N + 1) * math.comb(N, s))
+    torch.testing.assert_close(total, want, rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        drawn = torch.stack([model(x, step) for step in range(4000)])
+    error = drawn.std(0) / math.sqrt(len(drawn))
+    assert ((drawn.mean(0) - want).abs() < 5 * error).all()
+    assert torch.equal(model(x, 7), model(x, 7)) and not torch.equal(model(x, 7), model(x, 8))
+
+
+def test_two_processes_draw_the_sets_of_one():
+    model, x = build("one layer").train(), outcomes(build("one layer"))[:8]
+    whole = model(x, 3)
+    model.world = 2
+    halves = []
+    for model.rank, rows in enumerate(x.split(4)):
+        halves.append(model(rows, 3))
+    torch.testing.assert_close(torch.cat(halves), whole)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_completions_follow_the_conditional_of_the_model_for_any_observed_set(name):
+    """p(missing | observed) in the model's own conditionals, the observed first, by brute force."""
+    model = build(name, 4, orderings=1)
+    seen = torch.zeros(model.n, dtype=torch.bool)
+    for v in (1, 3):  # variables, the label among them in one of the models
+        seen[model.columns(v)] = True
+    x = outcomes(model)[-1]
+    every = outcomes(model)
+    every = every[(every[:, seen] == x[seen]).all(1)]
+    known, rest = [1, 3], [v for v in range(model.variables) if v not in (1, 3)]
+    log_q = sum(log_conditional(model, every, known + rest[:i], v) for i, v in enumerate(rest))
+    assert abs(log_q.exp().sum().item() - 1) < 1e-9
+    count = 6000
+    done = model.complete(x.repeat(count, 1), seen, seed=2)
+    assert done.exact and torch.isinf(done.effective).all()
+    assert torch.equal(done.x[:, seen], x[seen].expand(count, -1))
+    counts = torch.bincount(number(done.x), minlength=2**model.n)[number(every)]
+    assert counts.sum() == count
+    assert chisquare(counts.numpy(), (count * log_q.exp()).detach().numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_follow_the_density(name):
+    model = build(name, 3)
+    every = outcomes(model)
+    drawn = model.sample(8000, seed=1)
+    counts = torch.bincount(number(drawn), minlength=2**model.n)[number(every)]
+    assert counts.sum() == 8000
+    assert chisquare(counts.numpy(), (8000 * model.log_prob(every).exp()).numpy()).pvalue > 1e-3
+
+
+def test_the_marginal_of_any_set_is_its_own_walk():
+    model = build("one layer", 5)
+    x, seen = outcomes(model), torch.tensor([False, True, False, True, True])
+    got = model.marginal(x, seen)
+    assert got.exact and (got.standard_error == 0).all()
+    want = along(model, x, [1, 3, 4])
+    torch.testing.assert_close(got.log_prob, want, rtol=1e-10, atol=1e-10)
+
+
+def test_a_vector_whose_label_is_no_class_has_no_density():
+    model = build("label first")
+    z = outcomes(model)[:2].clone()
+    z[0, :3], z[1, :3] = 0, 1
+    assert (model.log_prob(z) == -math.inf).all()
