@@ -179,6 +179,16 @@ def split_rows(values: np.ndarray) -> tuple[Parts, str]:
     return {"train": values[train], "valid": values[valid], "test": values[test]}, SPLIT_RULE
 
 
+def file_order(data: BinaryData) -> tuple[Tensor, Tensor | None]:
+    """All rows of a set that was split by the rule, as they stood before it, and their labels if there are."""
+    x = torch.cat([data.split(split) for split in data.splits])
+    y = [data.labels(split) for split in data.splits]
+    back = np.argsort(np.random.RandomState(SPLIT_SEED).permutation(len(x))) if len(data.splits) > 1 else slice(None)
+    return x[back], None if any(part is None for part in y) else torch.cat([part for part in y if part is not None])[
+        back
+    ]
+
+
 def _file(path: Path) -> BinaryData:
     if not path.exists():
         raise InputError(f"{path} does not exist; give the path of a file or folder that does, or a data set's name")
