@@ -15,11 +15,16 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta tour                         learn the digits, write an illustrated page (start here)
   ptheta list                         the methods
   ptheta train METHOD [options]       learn; `ptheta train METHOD --help` lists the options
-  ptheta evaluate RUN [--split S] [--data D] [--json]
-  ptheta sample RUN [--count N] [--seed S] [--out FILE]
+  ptheta evaluate RUN [--split S] [--data D] [--samples] [--features] [--orderings K] [--json]
+  ptheta sample RUN [--count N] [--y CLASS] [--seed S] [--out FILE]
   ptheta complete RUN [--data D] [--split S] [--count N] [--hide H] [--particles P] [--seed S] [--out FILE]
   ptheta embed RUN [--data D] [--split S] [--out FILE]
   ptheta ladder [--data D]            tables, fvsbn, one MLP a conditional, nade: parameters, nats, seconds
+  ptheta baselines [--data D]         independent, mixture, Chow–Liu tree, kernel: nats, seconds
+  ptheta rivals [--data D] [--labelled N ...] [--runs RUN ...]
+                                      naive Bayes, logistic regression, MLP beside joint models
+  ptheta anomalies RUN FILE           rows that a model finds unlikely
+  ptheta divergences [--out FILE]     one too-simple model fitted under each divergence, drawn
   ptheta doctor [--json]              what works on this machine, to paste into a bug report
   ptheta --version
 

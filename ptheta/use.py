@@ -40,13 +40,19 @@ def open_source(run: str, data: str | None) -> tuple[Any, Any]:
     return model, load_data(data)
 
 
-def evaluate(run: Source, data: str | None = None, split: str | None = None, json: bool = False) -> None:
+def evaluate(
+    run: Source, data: str | None = None, split: str | None = None, samples: bool = False, features: bool = False,
+    orderings: int | None = None, json: bool = False,
+) -> None:  # fmt: skip
     """Measure −log p of every split: nats ± standard error, and bits per dimension; of p(x, y), also how p(y | x) does.
 
     Args:
         run: Run directory, model folder or Hub id.
         data: Other data than the run was trained on.
         split: One split (default: all there are).
+        samples: Also compare samples of the model with the vectors: MMD, sliced Wasserstein, a classifier's accuracy.
+        features: Also judge `embed` by kNN and a linear probe against the raw vectors, where there are labels.
+        orderings: Mix so many orderings in the density of a model that knows them all.
         json: Print one JSON object a split.
     """
     from ptheta.density.joint import labels_of
@@ -54,6 +60,8 @@ def evaluate(run: Source, data: str | None = None, split: str | None = None, jso
 
     model, observations = open_source(run, data)
     fits(model, observations)
+    if orderings is not None:
+        mix(model, orderings)
     names, measured = [split] if split else observations.splits, 0
     for name in names:
         try:
@@ -64,17 +72,57 @@ def evaluate(run: Source, data: str | None = None, split: str | None = None, jso
             print(f"ptheta: the {name} split is left out: {error}", file=sys.stderr)
             continue
         measured += 1
-        figures = flat(measure(model, x, None if model.label == "none" else labels_of(observations, name)))
+        found = measure(model, x, None if model.label == "none" else labels_of(observations, name))
+        more: dict[str, Any] = {}
+        if samples:
+            from ptheta.density.divergences import compare_samples
+
+            drawn = model.split(model.sample(min(len(x), 2000)))[0]
+            more = dict(compare_samples(x.float(), drawn))
+        judged = {}
+        if features:
+            from ptheta.density.representation import judge
+
+            judged = judge(model, observations, name)
+        figures = flat(found | more | judged) | {f"{k}_p": v.p_value for k, v in more.items()}
         if json:
             about = {"method": model.name, "data": observations.name, "split": name, "metrics": figures}
             print(json_module.dumps(about))
         else:
-            error = figures.get("nats_se", float("nan"))
-            nats, bits = f"{figures['nats']:10.4f} ± {error:.4f} nats", f"{figures['bits_per_dim']:.5f} bits/dim"
-            print(f"{name:6} {nats}   {bits}   {len(x):,} vectors")
-            if "accuracy" in figures:
-                right, ece = (f"{k} {figures[k]:.4f} ± {figures[f'{k}_se']:.4f}" for k in ("accuracy", "ece"))
-                print(f"{'':6} of p(y | x): {right}   {ece}   −log p(x) {figures['nats_x']:.4f} nats")
+            report(name, figures, len(x))
+
+
+def mix(model: Any, orderings: int) -> None:
+    """Let the density of a model of all orderings be the mixture over so many of them."""
+    if not getattr(model, "any_order", False):
+        raise UsageError(f"{model.name} has its own orderings; --orderings is for models of all of them (orderless).")
+    if orderings < 1:
+        raise UsageError(f"orderings = {orderings} is impossible; allowed: at least 1 (option --orderings).")
+    model.components = orderings
+
+
+def report(name: str, figures: dict[str, float], count: int) -> None:
+    """The figures of one split, for a person."""
+
+    def pair(key: str) -> str:
+        error = figures.get(f"{key}_se")
+        return f"{figures[key]:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+    error = figures.get("nats_se", float("nan"))
+    nats, bits = f"{figures['nats']:10.4f} ± {error:.4f} nats", f"{figures['bits_per_dim']:.5f} bits/dim"
+    print(f"{name:6} {nats}   {bits}   {count:,} vectors")
+    if "accuracy" in figures:
+        of_x = f"−log p(x) {figures['nats_x']:.4f} nats"
+        print(f"{'':6} p(y | x): accuracy {pair('accuracy')}   ECE {pair('ece')}   {of_x}")
+    if "mmd2" in figures:
+        tests = (("MMD²", "mmd2"), ("sliced W₁", "sliced_w1"), ("a classifier's accuracy", "classifier_accuracy"))
+        said = "   ".join(f"{title} {pair(key)} (p = {figures[f'{key}_p']:.3f})" for title, key in tests)
+        print(f"{'':6} samples against data: {said}")
+    if "knn" in figures:
+        said = "   ".join(
+            f"{title} {pair(k)} (raw {pair(f'{k}_raw')})" for title, k in (("kNN", "knn"), ("probe", "probe"))
+        )
+        print(f"{'':6} features: {said}")
 
 
 def sample(run: Source, count: int = 64, seed: int = 0, y: int | None = None, out: Path | None = None) -> None:
