@@ -22,8 +22,8 @@ _MADE = {
     "--steps 15000 --eval-every 500",
     ("debd-dna", "test", 82.5): f"--data debd:dna {_ENSEMBLE} --dropout 0.5 --learning-rate 0.002 --steps 5000 "
     "--eval-every 250",
-    ("debd-book", "test", 33.7): "--data debd:book --hidden 500 --dropout 0.5 --lasso 0.0003 --learning-rate 0.002 "
-    "--steps 6000 --eval-every 250",
+    ("debd-book", "test", 33.7): f"--data debd:book {_ENSEMBLE} --dropout 0.5 --lasso 0.0003 --learning-rate 0.005 "
+    "--steps 6000 --eval-every 500",
     ("debd-jester", "test", 51.4): "--data debd:jester --hidden 500 500 --masks 8 --dropout 0.5 --lasso 0.001 "
     "--learning-rate 0.001 --steps 10000 --eval-every 250",
 }

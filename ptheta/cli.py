@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
         return 0
     commands = {
         "list": list_methods, "train": train, "evaluate": evaluate, "sample": sample, "complete": complete,
-        "embed": embed, "doctor": doctor, "tour": tour,
+        "embed": embed, "rivals": rivals, "anomalies": anomalies, "doctor": doctor, "tour": tour,
     }  # fmt: skip
     if command in commands:
         return commands[command](rest) or 0
@@ -201,6 +201,20 @@ def embed(argv: list[str]) -> None:
     from ptheta import use
 
     options_of(argv, use.embed, "embed")
+
+
+def rivals(argv: list[str]) -> None:
+    """`ptheta rivals`."""
+    from ptheta import compare
+
+    options_of(argv, compare.rivals, "rivals")
+
+
+def anomalies(argv: list[str]) -> None:
+    """`ptheta anomalies RUN FILE`."""
+    from ptheta import compare
+
+    options_of(argv, compare.anomalies, "anomalies")
 
 
 def doctor(argv: list[str]) -> int:

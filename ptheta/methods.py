@@ -19,6 +19,6 @@ ABOUT: dict[str, str] = {
 
 COMMANDS: dict[str, str] = {
     "ladder": "ptheta.density.ladder",
-    "rivals": "ptheta.density.rivals",
-    "anomalies": "ptheta.density.anomalies",
+    "baselines": "ptheta.density.baselines",
+    "divergences": "ptheta.density.divergence_study",
 }

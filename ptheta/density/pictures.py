@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def of_model(model: Any, data: BinaryData, seed: int) -> dict[str, Figure]:
-    """All that can be drawn: `moments` for any data; `samples`, `completions` and, with labels, `classes` of pictures."""
+    """What can be drawn: `moments` of any data; of pictures `samples`, `completions` and, with labels, `classes`."""
     rows = data.split("valid" if "valid" in data.splits else "train")
     drawn = model.split(model.sample(min(1000, 4 * max(100, len(rows))), seed))[0].cpu()
     figures = {"moments": moments(drawn, rows[:1000])}

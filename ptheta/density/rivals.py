@@ -13,7 +13,6 @@ model learns quicker from few labels, a discriminative one ends better (Ng & Jor
 
 from __future__ import annotations
 
-import json as json_module
 import math
 import sys
 import time
@@ -22,14 +21,12 @@ from functools import partial
 from typing import Any
 
 import torch
-import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, relu
 
 from ptheta.data.order import generator, minibatches
 from ptheta.density.joint import expected_calibration_error, keep_labels, labels_of
-from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Estimate
 
 
@@ -147,50 +144,3 @@ def compete(data: Any, labels: list[int | None], runs: list[Any], split: str, se
     for model, count in runs:
         rows.append(score(f"{model.name}, p(x, y)", count or len(x), model.joint_log_prob(held), truth, math.nan))
     return rows
-
-
-def rivals(
-    data: str = "digits", labelled: tuple[int, ...] = (), runs: tuple[str, ...] = (), split: str = "test",
-    seed: int = 0, json: bool = False,
-) -> list[Row]:  # fmt: skip
-    """Naive Bayes, logistic regression and an MLP for y, beside joint models: accuracy, calibration, few-label curves.
-
-    Args:
-        data: A labelled data set, as in `ptheta train`.
-        labelled: Numbers of labels to learn from, besides all of them.
-        runs: Runs of joint models to put beside them.
-        split: Where they are measured.
-        seed: Of what is drawn.
-        json: Print one JSON object.
-    """
-    from ptheta import api
-    from ptheta.data.binary import load
-    from ptheta.engine.run import Run
-
-    models = []
-    for path in runs:
-        model = api.load(path)
-        if model.label == "none":
-            raise UsageError(f"{path} is a model of p(x) alone; train one with --label first or --label last.")
-        models.append((model, Run.open(path).about["config"].get("labelled")))
-    rows = compete(load(data), [*labelled, None], models, split, seed)
-    if json:
-        table = [
-            {"name": r.name, "labels": r.labels, "accuracy": r.accuracy.mean, "accuracy_se": r.accuracy.standard_error,
-             "ece": r.ece.mean, "ece_se": r.ece.standard_error}
-            for r in rows
-        ]  # fmt: skip
-        print(json_module.dumps({"data": data, "split": split, "rivals": table}))
-        return rows
-    print(f"{data}, {split} split, seed {seed}")
-    print(f"{'':22} {'labels':>8} {'accuracy':>17} {'ECE':>17} {'seconds':>8}")
-    for r in rows:
-        accuracy, ece = (f"{e.mean:.4f} ± {e.standard_error:.4f}" for e in (r.accuracy, r.ece))
-        print(f"{r.name:22} {r.labels:8,} {accuracy:>17} {ece:>17} {r.seconds:8.1f}".replace("     nan", "       –"))
-    return rows
-
-
-def command(argv: list[str]) -> int:
-    """`ptheta rivals [options]`."""
-    tyro.cli(rivals, args=argv, prog="ptheta rivals", description=(__doc__ or "").split("\n\n")[0])
-    return 0
