@@ -8,6 +8,8 @@ METHODS: dict[str, str] = {
     "nade": "ptheta.density.nade",
     "made": "ptheta.density.made",
     "orderless": "ptheta.density.orderless",
+    "pixelcnn": "ptheta.density.pixelcnn",
+    "transformer": "ptheta.density.transformer",
 }
 
 ABOUT: dict[str, str] = {
@@ -15,10 +17,12 @@ ABOUT: dict[str, str] = {
     "nade": "p(x) with tied weights, O(n·h) a vector (Larochelle & Murray 2011)",
     "made": "p(x) by a masked autoencoder, any depth and ordering (Germain et al. 2015)",
     "orderless": "p(x) in every ordering at once, any part given any other (Uria et al. 2014)",
+    "pixelcnn": "p(x) of pictures by gated convolutions, p(x | y) (van den Oord et al. 2016)",
+    "transformer": "p(x) by causal attention, any ordering, cached sampling (Pannatier et al. 2024)",
 }
 
 COMMANDS: dict[str, str] = {
     "ladder": "ptheta.density.ladder",
     "baselines": "ptheta.density.baselines",
-    "divergences": "ptheta.density.divergence_study",
+    "divergences": "ptheta.density.divergences",
 }

@@ -23,7 +23,7 @@ def test_the_page_needs_nothing_from_outside(page):
 
 def test_the_page_shows_curve_samples_densities_and_completions(page):
     text = page.read_text()
-    assert text.count("<img") == 5
+    assert text.count("<img") == 7
     assert "−log p, nats" in text and "bits a pixel" in text
 
 
@@ -35,6 +35,9 @@ def test_the_figures_of_the_page_are_those_of_the_model(page):
     model = ptheta.load(page.parent / "made-digits-1")
     nats = evaluate(model, load("digits").split("test"))["nats"]
     assert f"{nats.mean:.2f} ± {nats.standard_error:.2f}" in page.read_text()
+    joint, data = ptheta.load(page.parent / "joint-digits-1"), load("digits")
+    right = evaluate(joint, data.split("test"), data.labels("test"))["accuracy"]
+    assert f"{100 * right.mean:.1f} ± {100 * right.standard_error:.1f} %" in page.read_text()
 
 
 def test_a_second_tour_keeps_the_run_of_the_first(page):

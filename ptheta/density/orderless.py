@@ -89,7 +89,7 @@ class Orderless(Autoregressive):
         self.W, self.U = drawn(n, hidden[0], n), nn.Parameter(torch.zeros(n, hidden[0]))
         self.layers = nn.ParameterList(drawn(h, before, before) for before, h in zip(hidden, hidden[1:]))
         self.c = nn.ParameterList(nn.Parameter(torch.zeros(h)) for h in hidden)
-        self.V = nn.Parameter((2 * torch.rand(n, hidden[-1], generator=g) - 1) / math.sqrt(n + hidden[-1]))
+        self.V = nn.Parameter(torch.zeros(n, hidden[-1]))  # at first, the variables are independent
         self.b = nn.Parameter(torch.zeros(n))
 
     # ------------------------------------------------------------ variables and their columns

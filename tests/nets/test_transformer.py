@@ -1,0 +1,231 @@
+"""Transformer blocks against the equations written out, and the cache against the whole pass."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptheta.data.order import generator
+from ptheta.engine.errors import UsageError
+from ptheta.nets.transformer import Blocks, Dropout, causal_mask
+
+CAUSAL = pytest.mark.parametrize("causal", [True, False])
+
+
+def build(width=12, depth=3, heads=3, causal=True, seed=0, dtype=torch.float64) -> Blocks:
+    """Blocks with every parameter drawn anew: initial biases are zero and would hide mistakes."""
+    g = generator(seed, 0, "blocks")
+    blocks = Blocks(width, depth, heads, g, causal).to(dtype)
+    for p in blocks.parameters():
+        p.data = torch.randn(p.shape, generator=g, dtype=torch.float64).to(dtype) / (2 if p.dim() == 2 else 1)
+    return blocks
+
+
+def stream(b=2, t=7, width=12, seed=0) -> torch.Tensor:
+    return torch.randn(b, t, width, generator=generator(seed, 0, "stream"), dtype=torch.float64)
+
+
+def by_hand(blocks: Blocks, h: torch.Tensor) -> torch.Tensor:
+    """Eqs. (1)–(3) of one sequence (t, w), head by head and query by query; keys with some bias, which is no matter."""
+
+    def norm(v, layer):
+        spread = ((v - v.mean(1, keepdim=True)) ** 2).mean(1, keepdim=True)
+        return (v - v.mean(1, keepdim=True)) / (spread + 1e-5).sqrt() * layer.weight + layer.bias
+
+    t, w = h.shape
+    d, g = w // blocks.heads, generator(0, 0, "key bias")
+    for block in blocks.layers:
+        a, z = block.attention, norm(h, block.norm_1)
+        W_q, W_k, W_v = a.W_qkv.split(w)
+        q, k, v = z @ W_q.T + a.b_q, z @ W_k.T + torch.randn(w, generator=g), z @ W_v.T + a.b_v
+        out = torch.zeros_like(h)
+        for head in range(blocks.heads):
+            part = slice(head * d, (head + 1) * d)
+            for i in range(t):
+                last = i + 1 if blocks.causal else t
+                e = torch.stack([q[i, part] @ k[s, part] / math.sqrt(d) for s in range(last)]).exp()
+                out[i, part] = sum(e[s] / e.sum() * v[s, part] for s in range(last))
+        h = h + out @ a.W_o.T + a.b_o
+        m, z = block.mlp, norm(h, block.norm_2)
+        z = z @ m.W_1.T + m.b_1
+        z = 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))  # GPT-2's GELU
+        h = h + z @ m.W_2.T + m.b_2
+    return norm(h, blocks.norm)
+
+
+@CAUSAL
+@pytest.mark.parametrize(("width", "depth", "heads"), [(12, 3, 3), (8, 1, 8), (5, 2, 1)])
+def test_blocks_equal_the_equations_written_out(width, depth, heads, causal):
+    blocks, h = build(width, depth, heads, causal), stream(width=width)
+    with torch.no_grad():
+        want = torch.stack([by_hand(blocks, row) for row in h])
+        torch.testing.assert_close(blocks(h), want, rtol=1e-10, atol=1e-10)
+
+
+@CAUSAL
+def test_the_jacobian_over_tokens_is_triangular_where_attention_is_causal_and_full_where_not(causal):
+    blocks, h = build(causal=causal), stream(b=1, t=6)[0]
+    J = torch.autograd.functional.jacobian(lambda v: blocks(v[None])[0], h)  # (t, w, t, w)
+    reach = J.abs().amax((1, 3))
+    later = torch.ones(6, 6, dtype=torch.bool).triu(1)
+    assert (reach[~later] > 1e-6).all()
+    assert (reach[later] == 0).all() if causal else (reach[later] > 1e-6).all()
+
+
+def test_sequences_of_a_batch_do_not_meet():
+    blocks, h = build(), stream(b=3)
+    torch.testing.assert_close(blocks(h)[1:2], blocks(h[1:2]), rtol=1e-12, atol=1e-12)
+
+
+# ---------------------------------------------------------------- cache
+
+
+@settings(deadline=None, max_examples=25)
+@given(pieces=st.lists(st.integers(1, 4), min_size=1, max_size=5), room=st.integers(0, 3), depth=st.integers(1, 3))
+def test_tokens_passed_in_any_pieces_give_what_one_pass_gives(pieces, room, depth):
+    blocks, h = build(depth=depth), stream(t=sum(pieces))
+    with torch.no_grad():
+        cache, whole = blocks.cache(2, sum(pieces) + room), blocks(h)
+        got = torch.cat([blocks(part, cache) for part in h.split(pieces, 1)], 1)
+    assert cache.position == sum(pieces)
+    torch.testing.assert_close(got, whole, rtol=1e-11, atol=1e-11)
+
+
+@torch.no_grad()
+def test_a_reset_cache_is_as_good_as_a_new_one():
+    blocks, h, other = build(), stream(), stream(seed=1)
+    cache = blocks.cache(2, 7)
+    blocks(other, cache)
+    assert not torch.allclose(cache.keys, torch.zeros_like(cache.keys))
+    memory = cache.keys.data_ptr()
+    cache.reset()
+    first, rest = blocks(h[:, :4], cache), blocks(h[:, 4:], cache)
+    torch.testing.assert_close(torch.cat([first, rest], 1), blocks(h), rtol=1e-11, atol=1e-11)
+    assert cache.keys.data_ptr() == memory
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [[2, 0], [1, 1, 1, 0, 2], [0]])
+def test_rows_of_a_cache_go_on_as_their_own_sequences(rows):
+    """Rows may be repeated, reordered or left out; each then goes its own way, and the first cache stays."""
+    blocks, past = build(), stream(b=3, t=4)
+    cache = blocks.cache(3, 6)
+    blocks(past, cache)
+    keys = cache.keys.clone()
+    chosen, future = cache.select(torch.tensor(rows)), stream(b=len(rows), t=2, seed=3)
+    got = torch.cat([blocks(future[:, :1], chosen), blocks(future[:, 1:], chosen)], 1)
+    want = blocks(torch.cat([past[rows], future], 1))[:, 4:]
+    torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+    assert (cache.position, chosen.position) == (4, 6) and torch.equal(cache.keys, keys)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_a_cache_of_half_precision_holds_nearly_the_same(products):
+    blocks, h = build(dtype=torch.float32), stream().float()
+    cache = blocks.cache(2, 7, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=products == torch.bfloat16):
+        got = torch.cat([blocks(part, cache) for part in h.split(2, 1)], 1)
+    assert cache.keys.dtype == torch.bfloat16 and cache.keys.shape == (3, 2, 3, 7, 4)
+    assert 0 < (got - blocks(h)).abs().mean() < 0.05 * blocks(h).abs().mean()
+
+
+@torch.no_grad()
+def test_too_many_tokens_for_the_cache_are_refused():
+    blocks = build()
+    cache = blocks.cache(2, 4)
+    blocks(stream(t=3), cache)
+    with pytest.raises(UsageError, match="5 tokens do not fit; allowed: the cache's 4"):
+        blocks(stream(t=2), cache)
+
+
+@torch.no_grad()
+def test_a_cache_without_causal_attention_is_refused():
+    blocks = build(causal=False)
+    with pytest.raises(UsageError, match="attention is not causal; allowed: causal = True, or no cache"):
+        blocks(stream(), blocks.cache(2, 7))
+
+
+def test_the_mask_lets_every_token_see_those_before_and_itself():
+    for t, before in ((1, 0), (3, 0), (2, 5)):
+        want = [[s <= before + i for s in range(before + t)] for i in range(t)]
+        assert causal_mask(t, before, torch.device("cpu")).tolist() == want
+
+
+# ---------------------------------------------------------------- start, dropout, precision
+
+
+def test_initial_weights_are_those_of_gpt_2_and_come_from_the_generator_given():
+    before = torch.get_rng_state()
+    blocks = Blocks(64, 8, 4, generator(3, 0, "start"))
+    again, other = (Blocks(64, 8, 4, generator(seed, 0, "start")) for seed in (3, 4))
+    assert torch.equal(torch.get_rng_state(), before), "the global generator was used"
+    for name, p in blocks.named_parameters():
+        last = name.split(".")[-1]
+        if last in ("W_qkv", "W_1", "W_o", "W_2"):
+            std = 0.02 / (math.sqrt(2 * 8) if last in ("W_o", "W_2") else 1)
+            assert p.std().item() == pytest.approx(std, rel=0.05) and abs(p.mean().item()) < 0.05 * std, name
+            assert torch.equal(p, again.get_parameter(name)) and not torch.equal(p, other.get_parameter(name))
+        else:
+            assert torch.equal(p.detach(), torch.full_like(p, float(last == "weight"))), name
+    assert len({p.flatten()[0].item() for name, p in blocks.named_parameters() if "W_" in name}) == 4 * 8
+
+
+def test_dropout_is_a_function_of_seed_step_and_stream_and_keeps_the_mean():
+    h, before = torch.ones(100, 30, 8), torch.get_rng_state()
+    drop = Dropout(0.3, seed=1, step=2)
+    dropped = drop(h, "a")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert set(dropped.unique().tolist()) == {0.0, h.div(0.7).max().item()}
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert torch.equal(Dropout(0.3, seed=1, step=2)(h, "a"), dropped)
+    for other in (Dropout(0.3, 1, 3)(h, "a"), Dropout(0.3, 2, 2)(h, "a"), drop(h, "b")):
+        both = ((other == 0) & (dropped == 0)).float().mean().item()
+        assert both == pytest.approx(0.09, abs=0.01), "two draws are not independent"
+
+
+def test_processes_drop_what_one_process_would():
+    h = stream(b=6)
+    whole = Dropout(0.5, 1, 2)(h, "a")
+    parts = [Dropout(0.5, 1, 2, rank, 3)(h[2 * rank : 2 * rank + 2], "a") for rank in range(3)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+@torch.no_grad()
+def test_dropout_falls_on_both_branches_of_every_block_and_on_nothing_else():
+    blocks, h = build(), stream()
+    streams = []
+
+    def nothing_left(branch, name):
+        streams.append(name)
+        return torch.zeros_like(branch)
+
+    torch.testing.assert_close(blocks(h, dropout=nothing_left), blocks.norm(h))
+    assert streams == [f"{branch} {l}" for l in range(3) for branch in ("attention", "mlp")]
+    torch.testing.assert_close(blocks(h, dropout=lambda branch, name: branch), blocks(h))
+
+
+def test_products_in_bf16_train_every_parameter():
+    blocks, h = build(dtype=torch.float32), stream().float()
+    exact = blocks(h)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = blocks(h)
+    (out**2).sum().backward()
+    assert (out - exact).abs().mean() < 0.05 * exact.abs().mean()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in blocks.parameters())
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "heads", "message"),
+    [
+        (10, 2, 3, "width = 10 cannot be shared by heads = 3; choose a multiple of 3"),
+        (0, 2, 1, "width = 0 is impossible; allowed: at least 1"),
+        (4, 0, 1, "depth = 0 is impossible; allowed: at least 1"),
+        (4, 1, 0, "heads = 0 is impossible; allowed: at least 1"),
+    ],
+)
+def test_impossible_sizes_are_refused(width, depth, heads, message):
+    with pytest.raises(UsageError, match=message):
+        Blocks(width, depth, heads, generator(0, 0, "start"))
