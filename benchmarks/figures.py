@@ -12,8 +12,9 @@ _MADE = {
     ("mnist-made-500", "valid", 91.7): f"{_MNIST} 0.004 --hidden 500 --average 0.999 --steps 8000 --eval-every 500",
     ("mnist-made-8000", "valid", 89.4): f"{_MNIST} 0.004 --hidden 8000 --dropout 0.5 --batch-size 200 --steps 5000 "
     "--eval-every 250 --precision bf16",
-    ("mnist-made-8000x2", "valid", 87.8): f"{_MNIST} 0.003 --hidden 8000 8000 --masks 32 --dropout 0.2 "
-    "--batch-size 400 --steps 6000 --eval-every 500 --eval-size 400 --precision bf16",
+    ("mnist-made-8000x2", "valid", 87.8): f"{_MNIST} 0.005 --hidden 8000 8000 --masks 32 --units sorted "
+    "--dropout 0.5 --hidden-step 0.2 --warmup 500 --batch-size 200 --steps 12000 --eval-every 1000 --eval-size 1000 "
+    "--precision bf16",
     ("debd-nltcs", "test", 6.00): "--data debd:nltcs --hidden 512 512 --dropout 0.5 --learning-rate 0.003 "
     "--steps 4000 --eval-every 250",
     ("debd-plants", "test", 12.3): "--data debd:plants --hidden 1000 1000 --dropout 0.5 --learning-rate 0.005 "
@@ -24,8 +25,8 @@ _MADE = {
     "--eval-every 250",
     ("debd-book", "test", 33.7): f"--data debd:book {_ENSEMBLE} --dropout 0.5 --lasso 0.0003 --learning-rate 0.005 "
     "--steps 6000 --eval-every 500",
-    ("debd-jester", "test", 51.4): "--data debd:jester --hidden 500 500 --masks 8 --dropout 0.5 --lasso 0.001 "
-    "--learning-rate 0.001 --steps 10000 --eval-every 250",
+    ("debd-jester", "test", 51.4): "--data debd:jester --ordering random --masks 16 --hidden 1000 1000 --dropout 0.2 "
+    "--lasso 0.0003 --learning-rate 0.003 --steps 15000 --eval-every 1000",
 }
 FIGURES: list[tuple[str, str, float, str]] = [
     (

@@ -61,6 +61,13 @@ def str_of(data: Any) -> str:
 
 def run_method(name: str, data: Any, options: Options, given: dict[str, Any], command: str | None) -> Run:
     """Create or reopen the run, build the method, and fit it. `given`: the Config fields that the user set."""
+    from ptheta.engine.hardware import flushed_denormals
+
+    with flushed_denormals():
+        return _run_method(name, data, options, given, command)
+
+
+def _run_method(name: str, data: Any, options: Options, given: dict[str, Any], command: str | None) -> Run:
     module = method(name)
     config = module.Config(**given)
     stem = f"{name}-{Path(options.data).name.replace(':', '-').replace(' ', '-')}-seed{options.seed}"
@@ -74,7 +81,7 @@ def run_method(name: str, data: Any, options: Options, given: dict[str, Any], co
     from ptheta.engine.fit import fit
     from ptheta.engine.hardware import detect
 
-    hardware = detect(options.device, options.precision, options.threads)  # first: it sets how threads compute
+    hardware = detect(options.device, options.precision, options.threads)
     observations = module.Method.open_data(data, options.size, options.threshold)
     if run and run.about["data"]["fingerprint"] != observations.fingerprint():
         raise InputError(

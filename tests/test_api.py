@@ -160,7 +160,11 @@ def test_a_run_starts_from_the_weights_of_another():
 
 
 WRONG = [
-    ("UsageError", "method 'mead' is unknown; allowed: fvsbn, made, nade. Did you mean 'made'", {"name": "mead"}),
+    (
+        "UsageError",
+        "method 'mead' is unknown; allowed: fvsbn, made, nade, orderless, pixelcnn, transformer. Did you mean 'made'",
+        {"name": "mead"},
+    ),
     ("UsageError", "field 'hiden' is unknown; allowed: .*Did you mean 'hidden'", {"name": "made", "hiden": 3}),
     ("UsageError", "field 'hidden' is unknown; allowed", {"name": "fvsbn", "hidden": 3}),
     ("UsageError", "hidden = 0 is impossible; allowed: at least 1", {"name": "nade", "hidden": 0}),

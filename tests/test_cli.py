@@ -130,7 +130,11 @@ USAGE = [
     ("command 'trian' is unknown; allowed: .*Did you mean 'train'", "trian"),
     ("train wants a method first; allowed: fvsbn, nade, made", "train"),
     ("train wants a method first", "train", "--steps", "3"),
-    ("method 'mad' is unknown; allowed: fvsbn, made, nade. Did you mean 'made'", "train", "mad"),
+    (
+        "method 'mad' is unknown; allowed: fvsbn, made, nade, orderless, pixelcnn, transformer. Did you mean 'made'",
+        "train",
+        "mad",
+    ),
     ("list takes only --json, not 'x'", "list", "--json", "x"),
     ("doctor takes only --json, not '--jsn'", "doctor", "--jsn"),
     ("hidden = 0 is impossible; allowed: at least 1 .*--hidden", "train", "made", "--hidden", "0"),

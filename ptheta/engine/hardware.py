@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,9 +110,6 @@ def detect(device: Device = "auto", precision: Precision = "auto", threads: int 
         raise UsageError(f"device {device!r} is not here; allowed: auto, {', '.join(have)} (option --device).")
     if device == "cpu":
         keep_freed_memory()
-        # The moments of a weight without gradient decay to denormal numbers, on which a CPU is a hundred times slower.
-        # Threads take the mode over from the one that starts them, so this comes before the first product.
-        torch.set_flush_denormal(True)
     if precision == "auto":
         precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -125,6 +123,21 @@ def detect(device: Device = "auto", precision: Precision = "auto", threads: int 
             f"WORLD_SIZE is {world} but {accelerator.num_processes} process(es) came up; check the launcher."
         )
     return Hardware(accelerator.device, precision, accelerator.process_index, world, accelerator)
+
+
+@contextlib.contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Inside, a CPU takes denormal numbers (below 1e-38 in float32) for zero, on which it is a hundred times slower.
+
+    Adam's moments of a weight without gradient decay to them. Threads take the mode over from the one that starts
+    them, so this belongs around the first product of a process; those already started keep theirs.
+    """
+    before = (torch.tensor(1e-30) * 1e-10).item() == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def keep_freed_memory() -> None:

@@ -38,11 +38,20 @@ def test_threads_are_set_and_none_is_refused():
 def test_denormal_numbers_are_zero_in_every_thread():
     """They made a long run ten times slower: the moments of weights without gradient decay to them."""
     code = (
-        "import ptheta.engine.hardware as h, torch; h.detect('cpu', threads=2); "
-        "x = torch.full((10**6,), 1e-30); x *= 1e-10; print(int(x.view(torch.int32).count_nonzero()))"
+        "import ptheta.engine.hardware as h, torch; torch.set_num_threads(2); "
+        "f = h.flushed_denormals(); f.__enter__(); "
+        "x = torch.full((10**6,), 1e-30) * 1e-10; print(int(x.view(torch.int32).count_nonzero())); "
+        "f.__exit__(None, None, None); print((torch.tensor(1e-30) * 1e-10).item() > 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0"
+    assert done.stdout.split() == ["0", "True"], "zero inside, and as before outside"
+
+
+def test_training_leaves_the_arithmetic_of_the_process_as_it_was(tmp_path):
+    import ptheta
+
+    ptheta.train("fvsbn", data=torch.eye(20), steps=2, out=str(tmp_path / "run"), threads=1)
+    assert (torch.tensor(1e-30) * 1e-10).item() > 0
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
