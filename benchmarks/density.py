@@ -29,6 +29,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, linear  # noqa
 
 from ptheta.density.made import MADE  # noqa: E402
 from ptheta.density.nade import NADE  # noqa: E402
+from ptheta.engine.hardware import keep_freed_memory  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "density.json"
 
@@ -272,6 +273,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--figures", nargs="?", const="", help="train and measure the models whose name contains this")
     chosen = parser.parse_args()
+    keep_freed_memory()  # as in training; both sides gain
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     machine["torch"] = torch.__version__
     result = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

@@ -278,7 +278,15 @@ class Autoregressive(Pretrained):
         observed = observed.expand(len(x), -1) if observed.dim() == 1 and x.dim() == 2 else observed
         if observed.shape != x.shape:
             raise InputError(f"observed is {tuple(observed.shape)} and x {tuple(x.shape)}; they must have one shape.")
-        return self.check(torch.where(observed, x, 0)), observed
+        x = self.check(torch.where(observed, x, 0))
+        if self.classes:
+            at = label_columns(self.n, self.classes, self.label)
+            some, whole = observed[:, at].any(1), observed[:, at].all(1)
+            if (some & ~(whole & (x[:, at].sum(1) == 1))).any():
+                raise InputError(
+                    "an observed label is no class; allowed: all its columns, one of them 1, or none of them."
+                )
+        return x, observed
 
     def _tensor(self, values: Any, name: str) -> Tensor:
         try:

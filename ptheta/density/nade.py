@@ -57,6 +57,9 @@ class Config(LikelihoodConfig):
     """The order in which the variables are visited; random: drawn once from the seed."""
 
 
+BLOCK = 8  # steps whose sigmoids, and their derivatives, are one call: more leave the cache
+
+
 class _Conditionals(torch.autograd.Function):
     """Logits of all conditionals, eqs. (1), (2) and (4), and their gradient, eq. (5), in O(n·h) a vector.
 
@@ -66,28 +69,37 @@ class _Conditionals(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, W, c, V, b):
         xt = x.t().contiguous()
-        a = c.repeat(len(x), 1)  # a copy, for one vector too: it is updated in place
-        hidden = a.new_empty(len(W), *a.shape)
-        for x_d, W_d, h_d in zip(xt, W, hidden, strict=True):
-            torch.sigmoid(a, out=h_d)
-            a.addr_(x_d, W_d)
+        hidden = c.new_empty(len(W), len(x), len(c))
+        logits = c.new_empty(*hidden.shape[:2], 1)
+        hidden[0] = c
+        for first in range(0, len(W), BLOCK):
+            last = min(first + BLOCK, len(W))
+            for d in range(first, last):
+                if d + 1 < len(W):
+                    torch.addr(hidden[d], xt[d], W[d], out=hidden[d + 1])
+            block = hidden[first:last].sigmoid_()
+            torch.bmm(block, V[first:last, :, None], out=logits[first:last])
         ctx.save_for_backward(xt, V, hidden)
-        return torch.bmm(hidden, V[:, :, None])[:, :, 0].t() + b
+        return logits[:, :, 0].t() + b
 
     @staticmethod
     def backward(ctx, grad_logits):
         xt, V, hidden = ctx.saved_tensors
         g = grad_logits.t().contiguous()
-        grad_V = torch.bmm(g[:, None], hidden)[:, 0]
+        grad_V = hidden.new_empty(len(V), 1, V.shape[1])
         D = torch.zeros_like(hidden[0])
-        delta = torch.empty_like(D)
+        delta = hidden.new_empty(BLOCK, *D.shape)
         grad_W = torch.empty_like(V)
-        for d in range(len(V) - 1, -1, -1):
-            torch.mv(D.t(), xt[d], out=grad_W[d])
-            torch.outer(g[d], V[d], out=delta)
-            torch.ops.aten.sigmoid_backward.grad_input(delta, hidden[d], grad_input=delta)
-            D += delta
-        return None, grad_W, D.sum(0), grad_V, g.sum(1)
+        for last in range(len(V), 0, -BLOCK):
+            first = max(0, last - BLOCK)
+            block = delta[: last - first]
+            torch.bmm(g[first:last, None], hidden[first:last], out=grad_V[first:last])
+            torch.mul(g[first:last, :, None], V[first:last, None], out=block)
+            torch.ops.aten.sigmoid_backward.grad_input(block, hidden[first:last], grad_input=block)
+            for d in range(last - 1, first - 1, -1):
+                torch.mv(D.t(), xt[d], out=grad_W[d])
+                D += block[d - first]
+        return None, grad_W, D.sum(0), grad_V[:, 0], g.sum(1)
 
 
 class NADE(Autoregressive):

@@ -112,6 +112,19 @@ def test_a_class_that_is_none_is_refused(name):
         model.classify(torch.zeros(2, 9))
 
 
+@every_model
+def test_an_observed_label_that_is_no_class_is_refused(name):
+    model = build(name, "first")
+    z = model.join(everything(N_X), torch.zeros(2**N_X))
+    part, whole = torch.zeros(model.n, dtype=torch.bool), torch.zeros(model.n, dtype=torch.bool)
+    part[:2], whole[:C] = True, True
+    for x, seen in ((z, part), (torch.zeros_like(z), whole), (torch.ones_like(z), whole)):
+        for ask in (model.complete, model.marginal):
+            with pytest.raises(InputError, match="observed label is no class; allowed: all its columns"):
+                ask(x, seen)
+    assert model.marginal(z, whole).log_prob.exp().max() <= 1
+
+
 def test_a_model_of_x_alone_has_no_classes():
     model = FVSBN(5)
     with pytest.raises(UsageError, match="no label: train it with --label"):
