@@ -289,11 +289,6 @@ class Transformer(Autoregressive):
         if particles < 1:
             raise UsageError(f"particles = {particles} is impossible; allowed: at least 1.")
         x, observed = self._observations(x, observed)
-        label = observed[:, self.block]
-        if (label.any(1) & ~label.all(1)).any():
-            raise InputError("observed holds some columns of a label and not others; allowed: all or none in a row.")
-        if (label.any(1) & ~self.values(x)[1]).any():
-            raise InputError("an observed label is not one-hot; allowed: a single 1 among its columns.")
         results = []
         for i, (rows, seen) in enumerate(zip(x.split(ROWS), observed.split(ROWS), strict=True)):
             g = generator(seed, i, "complete")

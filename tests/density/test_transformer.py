@@ -479,9 +479,11 @@ def test_wrong_vectors_and_masks_are_refused(x, observed, message):
 def test_half_a_label_and_a_label_of_no_class_are_refused():
     model = build("first any", 3)
     half = torch.tensor([True, False, False, True, True, True])
-    with pytest.raises(InputError, match="some columns of a label and not others; allowed: all or none in a row"):
+    with pytest.raises(
+        InputError, match="observed label is no class; allowed: all its columns, one of them 1, or none"
+    ):
         model.complete(all_of(model)[:1], half)
-    with pytest.raises(InputError, match="an observed label is not one-hot; allowed: a single 1"):
+    with pytest.raises(InputError, match="observed label is no class"):
         model.complete(torch.zeros(1, 6), torch.ones(6, dtype=torch.bool))
 
 
