@@ -59,7 +59,7 @@ from ptheta.data.order import generator
 from ptheta.density.autoregressive import Autoregressive, Completion
 from ptheta.density.joint import label_columns
 from ptheta.density.likelihood import LikelihoodConfig, MaximumLikelihood
-from ptheta.engine.errors import InputError, UsageError, unknown
+from ptheta.engine.errors import UsageError, unknown
 from ptheta.engine.method import Between
 from ptheta.nets.transformer import Blocks, Cache, Dropout, normal
 
