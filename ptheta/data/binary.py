@@ -182,11 +182,9 @@ def split_rows(values: np.ndarray) -> tuple[Parts, str]:
 def file_order(data: BinaryData) -> tuple[Tensor, Tensor | None]:
     """All rows of a set that was split by the rule, as they stood before it, and their labels if there are."""
     x = torch.cat([data.split(split) for split in data.splits])
-    y = [data.labels(split) for split in data.splits]
+    y = [part for split in data.splits if (part := data.labels(split)) is not None]
     back = np.argsort(np.random.RandomState(SPLIT_SEED).permutation(len(x))) if len(data.splits) > 1 else slice(None)
-    return x[back], None if any(part is None for part in y) else torch.cat([part for part in y if part is not None])[
-        back
-    ]
+    return x[back], torch.cat(y)[back] if len(y) == len(data.splits) else None
 
 
 def _file(path: Path) -> BinaryData:

@@ -79,7 +79,6 @@ def mlp(
     n = x.shape[1]
     W1, W2 = (torch.randn(o, i, generator=g) * math.sqrt(2 / i) for o, i in ((hidden, n), (classes, hidden)))
     parameters = [p.requires_grad_() for p in (W1, torch.zeros(hidden), W2 * 0.1, torch.zeros(classes))]
-    parameters = [p.detach().requires_grad_() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=1e-2)
 
     def logits(p: list[Tensor], x: Tensor, step: int | None = None) -> Tensor:

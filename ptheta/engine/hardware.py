@@ -127,10 +127,11 @@ def detect(device: Device = "auto", precision: Precision = "auto", threads: int 
 
 @contextlib.contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Inside, a CPU takes denormal numbers (below 1e-38 in float32) for zero, on which it is a hundred times slower.
+    """Inside, a CPU takes denormal numbers (below 1e-38 in float32) for zero: on them it can be slower.
 
-    Adam's moments of a weight without gradient decay to them. Threads take the mode over from the one that starts
-    them, so this belongs around the first product of a process; those already started keep theirs.
+    Adam's moments of a weight without gradient decay to them. With a quarter of the first moments so small, a step of
+    Adam took 1.26 times as long on a Zen 4 core, and inside as long as without them. Threads take the mode over from
+    the one that starts them, so this belongs around the first product of a process; those already started keep theirs.
     """
     before = (torch.tensor(1e-30) * 1e-10).item() == 0
     torch.set_flush_denormal(True)

@@ -36,7 +36,7 @@ def test_threads_are_set_and_none_is_refused():
 
 
 def test_denormal_numbers_are_zero_in_every_thread():
-    """They made a long run ten times slower: the moments of weights without gradient decay to them."""
+    """The moments of weights without gradient decay to them, and Adam's step takes longer on them."""
     code = (
         "import ptheta.engine.hardware as h, torch; torch.set_num_threads(2); "
         "f = h.flushed_denormals(); f.__enter__(); "
