@@ -29,6 +29,7 @@ of the grid it were infinite, as the other mode has heavier tails than the model
 from __future__ import annotations
 
 import json as json_module
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -44,7 +45,7 @@ from torch import Tensor
 from ptheta.data.order import generator
 from ptheta.density.divergences import EXACT, exact_mmd2, exact_wasserstein
 from ptheta.engine.checkpoint import full_disk_is_an_input_error
-from ptheta.engine.errors import UsageError
+from ptheta.engine.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,7 +122,7 @@ def starts(x: Float[Tensor, " m"], log_p: Float[Tensor, " m"], seed: int) -> Flo
 
 
 def descend(loss: Callable[[Tensor], Tensor], theta: Float[Tensor, " 2"]) -> tuple[float, Float[Tensor, " 2"]]:
-    """Eq. (3) from one start: the loss reached, and the θ where it is."""
+    """Eq. (3) from one start: the loss reached, infinite if the search ran off to no distribution, and the θ there."""
     theta = theta.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [theta], max_iter=STEPS, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
@@ -133,8 +134,11 @@ def descend(loss: Callable[[Tensor], Tensor], theta: Float[Tensor, " 2"]) -> tup
         value.backward()
         return value
 
-    optimizer.step(closure)  # type: ignore[arg-type]
-    return loss(theta).item(), theta.detach()
+    try:
+        optimizer.step(closure)  # type: ignore[arg-type]
+        return loss(theta).item(), theta.detach()
+    except InputError:  # the probabilities of q are no longer numbers
+        return math.inf, theta.detach()
 
 
 def study(seed: int) -> list[Fit]:

@@ -51,6 +51,7 @@ from ptheta.data.order import generator
 from ptheta.density.autoregressive import Autoregressive
 from ptheta.density.joint import label_columns
 from ptheta.density.likelihood import LikelihoodConfig, MaximumLikelihood
+from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
 
 
@@ -75,6 +76,8 @@ class Orderless(Autoregressive):
         classes: int = 0,
     ):  # fmt: skip
         super().__init__()
+        if not hidden:
+            raise UsageError("hidden has no layer; allowed: at least one (option --hidden).")
         self.arguments = {
             "n": n, "hidden": list(hidden), "orderings": orderings, "seed": seed, "shape": shape, "label": label,
             "classes": classes,

@@ -625,3 +625,15 @@ def test_no_file_is_overwritten(known, tmp_path):
 def test_indices_of_the_outcomes_are_the_numbers_of_the_vectors():
     """What these tests rely on: row i of the outcomes is number i."""
     assert torch.equal(number(d.outcomes(5).double()), torch.arange(32))
+
+
+def test_a_start_from_which_the_search_runs_off_counts_for_nothing():
+    from ptheta.density.divergence_study import descend
+
+    def loss(theta):
+        if theta[0] > 1:
+            raise InputError("the probabilities of q sum to nan")
+        return -theta.sum()
+
+    value, theta = descend(loss, torch.zeros(2, dtype=torch.float64))
+    assert value == math.inf and theta.shape == (2,)

@@ -9,6 +9,7 @@ from scipy.stats import chisquare
 from zoo import everything, number, scatter
 
 from ptheta.density.orderless import Orderless
+from ptheta.engine.errors import UsageError
 
 NAMES = ("one layer", "two layers, mixture", "label first", "label last")
 
@@ -149,3 +150,8 @@ def test_a_vector_whose_label_is_no_class_has_no_density():
     z = outcomes(model)[:2].clone()
     z[0, :3], z[1, :3] = 0, 1
     assert (model.log_prob(z) == -math.inf).all()
+
+
+def test_a_network_without_hidden_layers_is_refused():
+    with pytest.raises(UsageError, match=r"hidden has no layer; allowed: at least one \(option --hidden\)"):
+        Orderless(5, ())
