@@ -33,6 +33,8 @@ from ptheta.density.joint import every_class, join, label_columns
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.pretrained import Pretrained
 
+DRAWS = 1024  # of how many `complete` holds at a time
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -67,6 +69,7 @@ class Autoregressive(Pretrained):
     rank, world = 0, 1  # in training, x is the slice number `rank` of a batch shared by `world` processes
     label = "none"  # or "first" or "last": where among the n variables the label of a joint p(x, y) stands
     classes = 0  # C, the number of its columns
+    any_order = False  # of a model of all orderings `clamped` visits the observed first, and `components` may grow
 
     def order(self, k: int) -> Int[Tensor, " n"]:
         """The ordering o_k: the variables in the order in which component k visits them."""
@@ -173,7 +176,8 @@ class Autoregressive(Pretrained):
 
         observed: bool, (n,) or (b, n); what x holds elsewhere is ignored. Exact where the observed variables
         come first in every ordering; else one of `particles` draws is chosen by its weight, eq. (3), and the
-        effective sample size says how many of them counted.
+        effective sample size says how many of them counted. A model of all orderings (`any_order`) is always exact: its
+        p(x_missing | x_observed) is that of the mixture (2) over its K orderings, each with the observed ones first.
 
         Raises InputError for wrong shapes or values.
         """
@@ -185,7 +189,8 @@ class Autoregressive(Pretrained):
         total = each * self.components
 
         results, effective = [], []
-        for i, (rows, seen) in enumerate(zip(x.split(16), observed.split(16), strict=True)):
+        together = max(1, DRAWS // total)
+        for i, (rows, seen) in enumerate(zip(x.split(together), observed.split(together), strict=True)):
             g = generator(seed, i, "complete")
             draws, weights = [], []
             for k in range(self.components):
@@ -248,6 +253,8 @@ class Autoregressive(Pretrained):
 
     def observed_first(self, observed: Bool[Tensor, "b n"]) -> bool:
         """Whether every ordering visits all that is observed before all that is missing, in every row."""
+        if self.any_order:
+            return True
         inside = [observed[:, self.order(k)] for k in range(self.components)]
         return all(bool((o[:, 1:] <= o[:, :-1]).all()) for o in inside)
 

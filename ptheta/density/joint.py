@@ -59,6 +59,11 @@ def label_columns(n: int, classes: int, where: str) -> slice:
     return slice(0, classes) if where == "first" else slice(n - classes, n)
 
 
+def draw_class(p: Float[Tensor, "*b C"], u: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
+    """A class for each uniform number u by the inverse of the distribution function: the least y with u < P(Y ≤ y)."""
+    return (p.cumsum(-1) <= u[:, None]).sum(1).clamp(max=p.shape[-1] - 1)
+
+
 def every_class(z: Tensor, classes: int, where: str) -> Tensor:
     """Each vector with each class, (b, n) -> (b·C, n): the C of the first vector, then those of the second, …"""
     b, n = z.shape

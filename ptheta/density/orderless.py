@@ -45,11 +45,11 @@ from typing import Annotated
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear, logsigmoid, relu, softplus
+from torch.nn.functional import linear, logsigmoid, one_hot, relu, softplus
 
 from ptheta.data.order import generator
 from ptheta.density.autoregressive import Autoregressive
-from ptheta.density.joint import label_columns
+from ptheta.density.joint import draw_class, label_columns
 from ptheta.density.likelihood import LikelihoodConfig, MaximumLikelihood
 from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
@@ -189,7 +189,8 @@ class Orderless(Autoregressive):
                 term = logsigmoid((2 * new - 1) * logits)[:, 0]
             else:
                 log_q = logits.log_softmax(1)
-                new = x[:, at] if u is None else _one_of(log_q.exp(), u[:, at.start])
+                drawn = x[:, at] if u is None else one_hot(draw_class(log_q.exp(), u[:, at.start]), self.classes)
+                new = drawn.to(x.dtype)
                 term = torch.where(new.sum(1) == 1, (log_q * new).sum(1), -math.inf)
             log_p += torch.where(here, term, 0.0)
             x[:, at] = torch.where(here[:, None], new, x[:, at])
@@ -208,10 +209,6 @@ class Orderless(Autoregressive):
         log_w = self.walk(x, torch.zeros_like(observed), observed, k)[1] if observed.any() else x.new_zeros(len(x))
         return self.walk(x, observed, ~observed, k, u)[0], log_w
 
-    def observed_first(self, observed: Bool[Tensor, "b n"]) -> bool:
-        """Always: any set can be visited first."""
-        return True
-
     @torch.no_grad()
     def embed(self, x) -> Float[Tensor, "b h"]:
         """The last hidden layer, with every variable observed; of a joint model, every variable but the label."""
@@ -220,12 +217,6 @@ class Orderless(Autoregressive):
         if self.classes:
             m[:, label_columns(self.n, self.classes, self.label)] = 0
         return self.upper(self.first(x, m))
-
-
-def _one_of(p: Float[Tensor, "b C"], u: Float[Tensor, " b"]) -> Float[Tensor, "b C"]:
-    """One-hot draws from the rows of p by the inverse of their distribution functions."""
-    chosen = (u[:, None] >= p.cumsum(1)).sum(1).clamp(max=p.shape[1] - 1)
-    return torch.zeros_like(p).scatter_(1, chosen[:, None], 1.0)
 
 
 Model = Orderless

@@ -57,10 +57,11 @@ from typing import Annotated, Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, log_softmax, pad, relu
+from torch.nn.functional import conv2d, log_softmax, one_hot, pad, relu
 
 from ptheta.data.order import generator
 from ptheta.density.autoregressive import Autoregressive, draw, log_bernoulli
+from ptheta.density.joint import draw_class
 from ptheta.density.likelihood import LikelihoodConfig, MaximumLikelihood
 from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
@@ -199,12 +200,6 @@ class PixelCNN(Autoregressive):
         log_p = (y * log_softmax(self.prior.to(y.dtype), 0)).sum(1)
         return torch.where(y.sum(1) == 1, log_p, -math.inf)
 
-    def label_and_pixels(
-        self, z: Float[Tensor, "b n"]
-    ) -> tuple[Float[Tensor, "b classes"] | None, Float[Tensor, "b hw"]]:
-        """The label columns, if there are any, and the pixels."""
-        return (z[:, : self.classes] if self.classes else None), z[:, self.classes :]
-
     def forward(self, x: Float[Tensor, "b n"], step: int = 0) -> Float[Tensor, " b"]:
         """−log p(x) or −log p(x, y) in nats, eqs. (1) and (6)."""
         return -self._log_prob(x, step)
@@ -213,9 +208,10 @@ class PixelCNN(Autoregressive):
         return torch.cat([self._log_prob(rows) for rows in x.split(AT_ONCE)])
 
     def _log_prob(self, z: Float[Tensor, "b n"], step: int | None = None) -> Float[Tensor, " b"]:
-        y, x = self.label_and_pixels(z)
-        log_p = log_bernoulli(self.logits(x, y, step), x)
-        return log_p if y is None else log_p + self.log_prior(y)
+        x, y = self.split(z)
+        if not self.classes:
+            return log_bernoulli(self.logits(x, None, step), x)
+        return log_bernoulli(self.logits(x, y, step), x) + self.log_prior(y)
 
     def _kept(self, like: Tensor, l: int, step: int) -> Float[Tensor, "2 b p 1 1"]:
         """Factors of the channels of v and h; drawn for the batch of all processes, of which this has a slice."""
@@ -237,9 +233,8 @@ class PixelCNN(Autoregressive):
 
     def _clamped(self, z: Tensor, observed: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         log_w, u = z.new_zeros(len(z)), u.to(z.dtype)
-        y, x = self.label_and_pixels(z)
-        if y is not None:
-            y = self._class(y, observed[:, 0], u[:, 0].contiguous(), log_w)
+        x, y = self.split(z)
+        y = self._class(y, observed[:, 0], u[:, 0], log_w) if self.classes else None
         xt, ut, seen = (t[:, self.classes :].t().contiguous() for t in (z, u, observed))  # (hw, b)
         (height, width), b, p = self.size, len(x), self.channels
         above = [x.new_zeros(b, l.N.shape[1], l.N.shape[2], width + 2 * l.m) for l in self.layers]  # what N sees
@@ -277,16 +272,15 @@ class PixelCNN(Autoregressive):
     def _class(self, y: Tensor, observed: Tensor, u: Tensor, log_w: Tensor) -> Float[Tensor, "b classes"]:
         """Observed classes, whose log p(y) is added to log_w in place, and others drawn by the inverse of the CDF."""
         assert self.prior is not None
-        cdf = self.prior.double().softmax(0).cumsum(0)
-        drawn = torch.searchsorted(cdf, u.double(), right=True).clamp(max=self.classes - 1)
+        drawn = draw_class(self.prior.double().softmax(0), u.double())
         log_w += torch.where(observed, self.log_prior(y), 0.0)
-        return torch.where(observed[:, None], y, nn.functional.one_hot(drawn, self.classes).to(y.dtype))
+        return torch.where(observed[:, None], y, one_hot(drawn, self.classes).to(y.dtype))
 
     @torch.no_grad()
     def embed(self, x) -> Float[Tensor, "b p"]:
         """The mean of h^L over the pixels, of a picture or of a picture and its class."""
-        pairs = [self.label_and_pixels(rows) for rows in self.check(x).split(AT_ONCE)]
-        return torch.cat([self.features(x, y).mean((2, 3)) for y, x in pairs])
+        pairs = [self.split(rows) for rows in self.check(x).split(AT_ONCE)]
+        return torch.cat([self.features(x, y if self.classes else None).mean((2, 3)) for x, y in pairs])
 
 
 def _push(rows: Float[Tensor, "b p m wm"], new: Float[Tensor, "b p w"] | Float[Tensor, "b w"]) -> None:

@@ -3,6 +3,7 @@ r"""Pre-norm transformer blocks, with a cache of keys and values for generation.
 A. Vaswani et al., "Attention Is All You Need", NeurIPS 2017 (attention).
 A. Radford et al., "Language Models are Unsupervised Multitask Learners", 2019 (GPT-2: norm before each branch, a last
 norm, and the initial weights).
+J. Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding", 2021 (rotary attention).
 
 Attention of queries Q over keys K and values V, in each of H heads of d = w/H columns:
 
@@ -19,6 +20,14 @@ and LayerNorm is applied once more after the L blocks. At the start biases are z
 
 so that the 2L branches together add no more to the stream's variance when there are more of them.
 
+Where tokens have places, attention can be told how far apart they are. Column i of the first half of a query and
+column i of its second half are turned by the angle a_i of its place, and keys likewise by theirs,
+
+    (q_i, q_{i+d/2}) ← (q_i \cos a_i − q_{i+d/2} \sin a_i,  q_i \sin a_i + q_{i+d/2} \cos a_i)    (5)
+
+so that QK^T depends on differences of angles alone: with a_i = ω_i · place, on offsets. Place may be a row and a
+column: half of the frequencies ω_i then belong to either.
+
 When tokens come one by one, keys and values of those before are kept, and a token costs O(t) and not O(t²).
 
 | symbol | shape | here |
@@ -30,8 +39,9 @@ When tokens come one by one, keys and values of those before are kept, and a tok
 | cache | (L, b, H, length, d) | keys, and values, of the tokens seen so far |
 
 Differs from the papers: dropout is keyed by seed and step and falls on the branches (and on what the caller passes
-through it), never inside of eq. (1); GELU is the tanh form, as GPT-2 computes it; keys have no bias, which would change
-nothing (the softmax cancels it), so that its gradient would be rounding noise, which Adam scales up.
+through it), never inside of eq. (1); GELU is the tanh form, as GPT-2 computes it; keys have no bias unless they are
+turned: it would change nothing (the softmax cancels it), so that its gradient would be rounding noise, which Adam
+scales up. With eq. (5) the biases b_q and b_k are what lets a head look at one offset, whatever the tokens hold.
 """
 
 from __future__ import annotations
@@ -48,6 +58,8 @@ from ptheta.data.order import generator
 from ptheta.engine.errors import UsageError
 
 STD = 0.02  # of initial weights, eq. (4)
+
+Turns = Float[Tensor, "2 *b 1 t d2"]  # cosine and sine of the d/2 angles of each token, the same for every head
 
 
 def normal(g: torch.Generator, *shape: int, std: float = STD) -> nn.Parameter:
@@ -120,20 +132,28 @@ class Cache:
 class Attention(nn.Module):
     """The branch of eq. (2) without its norm."""
 
-    def __init__(self, width: int, heads: int, layers: int, g: torch.Generator, causal: bool):
+    def __init__(self, width: int, heads: int, layers: int, g: torch.Generator, causal: bool, rotary: bool):
         super().__init__()
         self.heads, self.causal = heads, causal
         self.W_qkv = normal(g, 3 * width, width)
         self.b_q, self.b_v = nn.Parameter(torch.zeros(width)), nn.Parameter(torch.zeros(width))
+        self.b_k = nn.Parameter(torch.zeros(width)) if rotary else None
         self.W_o = normal(g, width, width, std=STD / math.sqrt(2 * layers))
         self.b_o = nn.Parameter(torch.zeros(width))
 
-    def forward(self, z: Float[Tensor, "b t w"], cache: Cache | None = None, layer: int = 0) -> Float[Tensor, "b t w"]:
-        """Attention of t tokens over themselves and those in the cache, which takes them in as layer `layer`."""
+    def forward(
+        self, z: Float[Tensor, "b t w"], cache: Cache | None = None, layer: int = 0, turns: tuple | None = None
+    ) -> Float[Tensor, "b t w"]:
+        """Attention of t tokens over themselves and those in the cache, which takes them in as layer `layer`.
+
+        turns: of the queries and of the keys, for eq. (5).
+        """
         b, t, w = z.shape
-        bias = torch.cat([self.b_q, torch.zeros_like(self.b_q), self.b_v])
+        bias = torch.cat([self.b_q, torch.zeros_like(self.b_q) if self.b_k is None else self.b_k, self.b_v])
         qkv = linear(z, self.W_qkv, bias).view(b, t, 3, self.heads, w // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (b, H, t, d)
+        if turns is not None:
+            q, k = turned(q, turns[0]), turned(k, turns[1])
         before, dtype = 0, q.dtype
         if cache is not None:  # in the cache's precision, which may be half of the weights'
             before, q = cache.position, q.to(cache.keys.dtype)
@@ -164,17 +184,18 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Eqs. (2) and (3)."""
 
-    def __init__(self, width: int, heads: int, layers: int, g: torch.Generator, causal: bool):
+    def __init__(self, width: int, heads: int, layers: int, g: torch.Generator, causal: bool, rotary: bool):
         super().__init__()
         self.norm_1, self.norm_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention = Attention(width, heads, layers, g, causal)
+        self.attention = Attention(width, heads, layers, g, causal, rotary)
         self.mlp = MLP(width, layers, g)
 
     def forward(
-        self, h: Float[Tensor, "b t w"], layer: int, cache: Cache | None = None, dropout: Dropout | None = None
-    ) -> Float[Tensor, "b t w"]:
+        self, h: Float[Tensor, "b t w"], layer: int, cache: Cache | None = None, dropout: Dropout | None = None,
+        turns: tuple | None = None,
+    ) -> Float[Tensor, "b t w"]:  # fmt: skip
         """Block number `layer`, which names its place in the cache and its streams of dropout."""
-        a = self.attention(self.norm_1(h), cache, layer)
+        a = self.attention(self.norm_1(h), cache, layer, turns)
         h = h + (dropout(a, f"attention {layer}") if dropout else a)
         m = self.mlp(self.norm_2(h))
         return h + (dropout(m, f"mlp {layer}") if dropout else m)
@@ -184,31 +205,42 @@ class Blocks(nn.Module):
     """L = `depth` blocks and the last norm: from a stream (b, t, w) to a stream (b, t, w).
 
     What goes in (embeddings of tokens and positions) and what is read off (heads) is the caller's. Initial weights are
-    drawn from the generator g, eq. (4). Raises UsageError if `heads` does not divide `width`.
+    drawn from the generator g, eq. (4). With rotary = True every call names the angles of eq. (5). Raises UsageError if
+    `heads` does not divide `width`, or if a head's columns are to be turned in pairs and are odd in number.
     """
 
-    def __init__(self, width: int, depth: int, heads: int, g: torch.Generator, causal: bool = True):
+    def __init__(
+        self, width: int, depth: int, heads: int, g: torch.Generator, causal: bool = True, rotary: bool = False
+    ):
         super().__init__()
         for name, value in (("width", width), ("depth", depth), ("heads", heads)):
             if value < 1:
                 raise UsageError(f"{name} = {value} is impossible; allowed: at least 1.")
         if width % heads:
             raise UsageError(f"width = {width} cannot be shared by heads = {heads}; choose a multiple of {heads}.")
-        self.width, self.heads, self.causal = width, heads, causal
-        self.layers = nn.ModuleList(Block(width, heads, depth, g, causal) for _ in range(depth))
+        if rotary and width // heads % 2:
+            raise UsageError(f"{width // heads} columns a head cannot be turned in pairs; choose an even width/heads.")
+        self.width, self.heads, self.causal, self.rotary = width, heads, causal, rotary
+        self.layers = nn.ModuleList(Block(width, heads, depth, g, causal, rotary) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self, h: Float[Tensor, "b t w"], cache: Cache | None = None, dropout: Dropout | None = None
-    ) -> Float[Tensor, "b t w"]:
+        self, h: Float[Tensor, "b t w"], cache: Cache | None = None, dropout: Dropout | None = None,
+        angles: tuple[Float[Tensor, "*b t d2"], Float[Tensor, "*b t d2"]] | None = None,
+    ) -> Float[Tensor, "b t w"]:  # fmt: skip
         """All blocks and the last norm. With a cache, h holds the tokens after those in it, and they are added to it.
 
+        angles: those of eq. (5) for the t queries and keys, d2 = d/2 of them a token; given if and only if rotary.
         Raises UsageError if they do not fit into the cache, or if attention is not causal: then there is no cache.
         """
+        if (angles is None) == self.rotary:
+            got, allowed = ("no angles", "angles") if self.rotary else ("angles", "none")
+            raise UsageError(f"{got} given with rotary = {self.rotary}; allowed: {allowed}.")
         if cache is not None and not self.causal:
             raise UsageError("a cache is given but attention is not causal; allowed: causal = True, or no cache.")
+        turns = None if angles is None else tuple(torch.stack([a.cos(), a.sin()]).unsqueeze(-3) for a in angles)
         for l, block in enumerate(self.layers):
-            h = block(h, l, cache, dropout)
+            h = block(h, l, cache, dropout, turns)
         if cache is not None:
             cache.position += h.shape[1]
         return self.norm(h)
@@ -218,6 +250,13 @@ class Blocks(nn.Module):
         p = self.norm.weight
         d = self.width // self.heads
         return Cache(len(self.layers), b, self.heads, length, d, dtype or p.dtype, p.device)
+
+
+def turned(q: Float[Tensor, "b H t d"], turns: Turns) -> Float[Tensor, "b H t d"]:
+    """Eq. (5)."""
+    cos, sin = turns.to(q.dtype)
+    first, second = q.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
 
 
 def causal_mask(t: int, before: int, device: torch.device) -> Bool[Tensor, "t s"]:

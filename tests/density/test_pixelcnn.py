@@ -76,6 +76,11 @@ def test_any_model_of_any_size_is_a_distribution_and_is_what_it_samples(shape, c
     torch.testing.assert_close(log_w, log_p, rtol=1e-10, atol=1e-10)
 
 
+def pixels_and_label(model, z):
+    """x and the one-hot y, or None where there is no label."""
+    return z[:, model.classes :], z[:, : model.classes] if model.classes else None
+
+
 def masked_pass(model: PixelCNN, x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
     """Logits by the equations, with whole squares of weights that a mask is multiplied into, and tanh where it is."""
     v = h = (2 * x - 1).view(-1, 1, *model.shape)
@@ -113,7 +118,7 @@ def test_one_pass_equals_the_equations_with_masked_squares(shape, kernel, classe
     z = some(4, model.n)
     if classes:
         z[:, :classes] = torch.eye(3)[[0, 1, 2, 1]]
-    y, x = model.label_and_pixels(z)
+    x, y = pixels_and_label(model, z)
     with torch.no_grad():
         logits = masked_pass(model, x, y)
     torch.testing.assert_close(model.logits(x, y), logits, rtol=1e-10, atol=1e-10)
@@ -175,7 +180,7 @@ def walk(model: PixelCNN, z, observed, u):
                 below = [sum(prior[:c]) for c in range(C)]
                 z[row, max(c for c in range(C) if below[c] <= u[row, 0])] = 1
     for d in range(C, model.n):
-        y, x = model.label_and_pixels(z)
+        x, y = pixels_and_label(model, z)
         p = model.logits(x, y)[:, d - C].sigmoid()
         z[:, d] = torch.where(observed[:, d], z[:, d], (u[:, d] < p).to(z.dtype))
         log_w += torch.where(observed[:, d], torch.where(z[:, d] == 1, p, 1 - p).log(), 0.0)
@@ -358,7 +363,7 @@ def test_features_are_means_over_the_pixels(classes, monkeypatch):
     monkeypatch.setattr(pixelcnn, "AT_ONCE", 3)
     model = build((3, 2), classes)
     z = with_class(some(5, 6), 2) if classes else some(5, 6)
-    y, x = model.label_and_pixels(z)
+    x, y = pixels_and_label(model, z)
     features = model.embed(z)
     assert features.shape == (len(z), 6) and not features.requires_grad
     by_hand = sum(model.features(x, y)[:, :, i, j] for i in range(3) for j in range(2)) / 6

@@ -1,6 +1,5 @@
 """The transformer: its tokens, any ordering, the label's token, the cache, exact completions."""
 
-import itertools
 import math
 
 import pytest
@@ -26,6 +25,7 @@ XY = {
 KINDS = {**X, **XY}
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 JOINT = pytest.mark.parametrize("kind", XY)
+PICTURES_TOO = pytest.mark.parametrize("shape", [None, (2, 2)])  # of four variables
 
 
 def build(kind: str, n_x: int, seed: int = 0, dtype=torch.float64, spread: float = 0.5, **more) -> Transformer:
@@ -48,8 +48,12 @@ def all_of(model: Transformer) -> torch.Tensor:
     return torch.cat([y, x] if model.label == "first" else [x, y], 1)
 
 
-def order(model: Transformer, k: int) -> list[int]:
-    return model.orders[k].tolist()
+def order(model: Transformer, k: int, observed: torch.Tensor | None = None) -> list[int]:
+    """o_k; of a model of all orderings, what is observed first."""
+    o = model.orders[k].tolist()
+    if observed is None or not model.any_order:
+        return o
+    return sorted(o, key=lambda v: not observed[place(model, v)].all())
 
 
 def place(model: Transformer, variable: int) -> slice:
@@ -73,7 +77,8 @@ def steps_by_hand(model: Transformer, x: torch.Tensor, o: list[int]) -> list[tor
     for t, v in enumerate(o):
         past = [model.E[value(model, x, j)] + model.S[j] for j in o[:t]]
         tokens = torch.cat([start, *(p[None] for p in past)]) + model.A[o[: t + 1]]
-        h = model.blocks(tokens[None])[0, -1]
+        turned = (model.angles[o[: t + 1]], model.angles[[model.m, *o[:t]]]) if model.shape else None
+        h = model.blocks(tokens[None], angles=turned)[0, -1]
         if v == model.n_x:
             out.append((model.W_y @ h + model.b[place(model, v)]).softmax(0))
         else:
@@ -110,8 +115,9 @@ def test_ten_variables_sum_to_one_in_double_precision(kind):
 
 
 @EVERY_KIND
-def test_the_density_is_the_equations_written_out(kind):
-    model = build(kind, 4)
+@PICTURES_TOO
+def test_the_density_is_the_equations_written_out(kind, shape):
+    model = build(kind, 4, shape=shape)
     x = all_of(model)[:: 7 if model.classes else 3]
     each = [[log_p_by_hand(model, row, order(model, k)) for row in x] for k in range(model.components)]
     each = torch.tensor(each, dtype=torch.float64)
@@ -313,16 +319,16 @@ def masks(model: Transformer, b: int, share: float = 0.5) -> torch.Tensor:
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("n_x", [1, 5])
-def test_cached_sampling_equals_a_loop_of_passes_over_the_past(kind, n_x):
-    model = build(kind, n_x, seed=2)
+@pytest.mark.parametrize(("n_x", "shape"), [(1, None), (5, None), (4, (2, 2))])
+def test_cached_sampling_equals_a_loop_of_passes_over_the_past(kind, n_x, shape):
+    model = build(kind, n_x, seed=2, shape=shape)
     x = all_of(model)[torch.arange(8) * 5 % len(all_of(model))]
     observed, u, k = masks(model, 8), uniform(8, model.n), model.components - 1
     before = x.clone(), u.clone()
     got, log_w = model.clamped(x, observed, u, k)
     assert torch.equal(x, before[0]) and torch.equal(u, before[1])
     for i in range(8):
-        want, log_w_want = loop(model, x[i], observed[i], u[i], order(model, k))
+        want, log_w_want = loop(model, x[i], observed[i], u[i], order(model, k, observed[i]))
         assert torch.equal(got[i], want)
         assert log_w[i].item() == pytest.approx(log_w_want, abs=1e-10)
 
@@ -393,18 +399,15 @@ def test_an_observed_label_of_no_class_has_weight_zero_and_stays(kind):
 # ---------------------------------------------------------------- completion
 
 
-def conditional(model: Transformer, x: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
-    """The mean over all orderings that visit the observed first of p(x_M | x_O, o), for every vector, (2^n,)."""
+@torch.no_grad()
+def conditional(model: Transformer, x: torch.Tensor, observed: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """p(x_M | x_O) of the mixture over the orderings, each with O first, for every vector (2^n,), and log p(x_O)."""
     vectors = all_of(model)
     agrees = (vectors == x)[:, observed].all(1)
-    known = [v for v in range(model.m) if observed[place(model, v)].all()]
-    free = [v for v in range(model.m) if v not in known]
-    total, count = torch.zeros(len(vectors), dtype=torch.float64), 0
-    for first in itertools.permutations(known):
-        for then in itertools.permutations(free):
-            p = torch.where(agrees, model.log_p(vectors, torch.tensor(first + then)).exp().detach(), 0)
-            total, count = total + p / p.sum(), count + 1
-    return torch.zeros(2**model.n, dtype=torch.float64).index_put_((number(vectors),), total / count)
+    orders = [torch.tensor(order(model, k, observed)) for k in range(model.components)]
+    p = sum(model.log_p(vectors, o).exp() for o in orders) / len(orders) * agrees
+    out = torch.zeros(2**model.n, dtype=torch.float64).index_put_((number(vectors),), p / p.sum())
+    return out, p.sum().log().item()
 
 
 @pytest.mark.parametrize(
@@ -414,17 +417,21 @@ def conditional(model: Transformer, x: torch.Tensor, observed: torch.Tensor) -> 
         ("first any", [0, 2]), ("last any", [1, 4]), ("last any x3", [4]),
     ],
 )  # fmt: skip
-def test_completions_of_any_mask_follow_the_models_own_conditionals(kind, variables):
-    model = build(kind, 4, seed=5)
+@PICTURES_TOO
+def test_completions_of_any_mask_follow_the_models_own_conditionals(kind, variables, shape):
+    model = build(kind, 4, seed=5, shape=shape)
     x = all_of(model)[9]
     observed = torch.zeros(model.n, dtype=torch.bool)
     for v in variables:
         observed[place(model, v)] = True
     done = model.complete(torch.where(observed, x, 1 - x).repeat(2500, 1), observed, seed=3)
-    assert done.exact and done.particles == 1 and (done.effective == math.inf).all() and len(done.effective) == 2500
+    assert done.exact and done.particles == model.components
+    assert (done.effective == math.inf).all() and len(done.effective) == 2500
     assert (done.x[:, observed] == x[observed]).all()
-    counts, p = torch.bincount(number(done.x), minlength=2**model.n), conditional(model, x, observed)
+    counts, (p, log_p) = torch.bincount(number(done.x), minlength=2**model.n), conditional(model, x, observed)
     assert (counts[p == 0] == 0).all()
+    marginal = model.marginal(x[None], observed)
+    assert marginal.exact and marginal.log_prob.item() == pytest.approx(log_p, abs=1e-10)
     if len(variables) < model.m:
         assert frequencies_fit(counts[p > 0], p[p > 0]) > 1e-4
         assert frequencies_fit(counts[p > 0], p[p > 0].flip(0)) < 1e-4, "the test could not tell this from another"
@@ -518,6 +525,19 @@ def test_dropout_is_keyed_by_the_step_and_ends_with_training():
     torch.testing.assert_close(model.log_prob(x), model.eval().log_prob(x))
 
 
+@pytest.mark.parametrize("label", ["none", "first", "last"])
+def test_pixels_are_turned_by_row_and_column_over_wavelengths_from_3_to_96(label):
+    classes = 0 if label == "none" else 3
+    model = Transformer(12 + classes, 28, 1, 2, shape=(3, 4), label=label, classes=classes)
+    assert model.angles.shape == (model.m + 1, 7)
+    for v, angles in enumerate(model.angles.tolist()):
+        row, col = divmod(v, 4) if v < 12 else (0, 0)  # label and start are nowhere
+        wanted = [2 * math.pi * row / (3 * 32 ** (i / 3)) for i in range(4)]
+        wanted += [2 * math.pi * col / (3 * 32 ** (i / 2)) for i in range(3)]
+        assert angles == pytest.approx(wanted, rel=1e-6)
+    assert not any("angles" in name for name in model.state_dict())
+
+
 def test_positions_of_near_pixels_start_alike_where_the_ordering_is_any():
     row, col = torch.arange(12).repeat_interleave(9), torch.arange(9).repeat(12)
     distance = ((row[:, None] - row) ** 2 + (col[:, None] - col) ** 2).sqrt()
@@ -588,6 +608,7 @@ def test_a_seed_gives_the_weights_and_the_global_generator_is_left_alone():
         ({"label": "middle", "classes": 2}, "label 'middle' is unknown; allowed: first, last, none"),
         ({"label": "first"}, "classes = 0 with label = first is impossible; allowed: at least 1"),
         ({"classes": 2}, "classes = 2 with label = none is impossible; allowed: 0"),
+        ({"shape": (1, 5), "width": 6}, "3 columns a head cannot be turned in pairs; choose an even width/heads"),
         ({"label": "last", "classes": 5}, "n = 5 columns, 5 of them a label's, leave none for x; allowed: above 5"),
     ],
 )

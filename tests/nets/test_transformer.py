@@ -14,10 +14,10 @@ from ptheta.nets.transformer import Blocks, Dropout, causal_mask
 CAUSAL = pytest.mark.parametrize("causal", [True, False])
 
 
-def build(width=12, depth=3, heads=3, causal=True, seed=0, dtype=torch.float64) -> Blocks:
+def build(width=12, depth=3, heads=3, causal=True, seed=0, dtype=torch.float64, rotary=False) -> Blocks:
     """Blocks with every parameter drawn anew: initial biases are zero and would hide mistakes."""
     g = generator(seed, 0, "blocks")
-    blocks = Blocks(width, depth, heads, g, causal).to(dtype)
+    blocks = Blocks(width, depth, heads, g, causal, rotary).to(dtype)
     for p in blocks.parameters():
         p.data = torch.randn(p.shape, generator=g, dtype=torch.float64).to(dtype) / (2 if p.dim() == 2 else 1)
     return blocks
@@ -27,8 +27,23 @@ def stream(b=2, t=7, width=12, seed=0) -> torch.Tensor:
     return torch.randn(b, t, width, generator=generator(seed, 0, "stream"), dtype=torch.float64)
 
 
-def by_hand(blocks: Blocks, h: torch.Tensor) -> torch.Tensor:
-    """Eqs. (1)–(3) of one sequence (t, w), head by head and query by query; keys with some bias, which is no matter."""
+def places(t=7, pairs=2, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Angles of t queries and of t keys."""
+    drawn = 3 * torch.randn(2, t, pairs, generator=generator(seed, 0, "angles"), dtype=torch.float64)
+    return drawn[0], drawn[1]
+
+
+def turned_by_hand(v: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """Eq. (5) of one head, by complex numbers."""
+    z = torch.complex(*v.chunk(2, -1)) * torch.exp(1j * angle)
+    return torch.cat([z.real, z.imag], -1)
+
+
+def by_hand(blocks: Blocks, h: torch.Tensor, angles=None) -> torch.Tensor:
+    """Eqs. (1)–(3) and (5) of one sequence (t, w), head by head and query by query.
+
+    Keys that are not turned get some bias, which is no matter.
+    """
 
     def norm(v, layer):
         spread = ((v - v.mean(1, keepdim=True)) ** 2).mean(1, keepdim=True)
@@ -39,10 +54,13 @@ def by_hand(blocks: Blocks, h: torch.Tensor) -> torch.Tensor:
     for block in blocks.layers:
         a, z = block.attention, norm(h, block.norm_1)
         W_q, W_k, W_v = a.W_qkv.split(w)
-        q, k, v = z @ W_q.T + a.b_q, z @ W_k.T + torch.randn(w, generator=g), z @ W_v.T + a.b_v
+        q, k, v = z @ W_q.T + a.b_q, z @ W_k.T, z @ W_v.T + a.b_v
+        k = k + (torch.randn(w, generator=g) if a.b_k is None else a.b_k)
         out = torch.zeros_like(h)
         for head in range(blocks.heads):
             part = slice(head * d, (head + 1) * d)
+            if angles is not None:
+                q[:, part], k[:, part] = turned_by_hand(q[:, part], angles[0]), turned_by_hand(k[:, part], angles[1])
             for i in range(t):
                 last = i + 1 if blocks.causal else t
                 e = torch.stack([q[i, part] @ k[s, part] / math.sqrt(d) for s in range(last)]).exp()
@@ -62,6 +80,44 @@ def test_blocks_equal_the_equations_written_out(width, depth, heads, causal):
     with torch.no_grad():
         want = torch.stack([by_hand(blocks, row) for row in h])
         torch.testing.assert_close(blocks(h), want, rtol=1e-10, atol=1e-10)
+
+
+@CAUSAL
+@pytest.mark.parametrize(("width", "heads"), [(12, 3), (8, 1)])
+def test_rotary_blocks_equal_the_equations_written_out(width, heads, causal):
+    blocks, h, angles = build(width, 2, heads, causal, rotary=True), stream(width=width), places(7, width // heads // 2)
+    with torch.no_grad():
+        want = torch.stack([by_hand(blocks, row, angles) for row in h])
+        torch.testing.assert_close(blocks(h, angles=angles), want, rtol=1e-10, atol=1e-10)
+        each = (torch.stack([a, a]) for a in angles)  # the same, named for each row
+        torch.testing.assert_close(blocks(h, angles=tuple(each)), want, rtol=1e-10, atol=1e-10)
+        other = blocks(h, angles=(angles[0], angles[1] + 0.5))
+        assert (other - want).abs().max() > 1e-2, "the angles do not matter"
+
+
+@torch.no_grad()
+@settings(deadline=None, max_examples=20)
+@given(shift=st.floats(-20, 20))
+def test_only_differences_of_angles_matter(shift):
+    blocks, h, (of_q, of_k) = build(rotary=True), stream(), places()
+    moved = blocks(h, angles=(of_q + shift, of_k + shift))
+    torch.testing.assert_close(moved, blocks(h, angles=(of_q, of_k)), rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_with_equal_angles_rotary_attention_is_the_plain_one():
+    rotary, plain, h, (angle, _) = build(rotary=True), build(), stream(), places(1)
+    plain.load_state_dict({k: v for k, v in rotary.state_dict().items() if "b_k" not in k})
+    torch.testing.assert_close(rotary(h, angles=(angle, angle)), plain(h), rtol=1e-10, atol=1e-10)
+
+
+def test_angles_are_given_to_rotary_blocks_and_to_no_others():
+    with pytest.raises(UsageError, match="no angles given with rotary = True; allowed: angles"):
+        build(rotary=True)(stream())
+    with pytest.raises(UsageError, match="angles given with rotary = False; allowed: none"):
+        build()(stream(), angles=places())
+    with pytest.raises(UsageError, match="3 columns a head cannot be turned in pairs; choose an even width/heads"):
+        build(6, 1, 2, rotary=True)
 
 
 @CAUSAL
@@ -85,12 +141,16 @@ def test_sequences_of_a_batch_do_not_meet():
 @settings(deadline=None, max_examples=25)
 @given(pieces=st.lists(st.integers(1, 4), min_size=1, max_size=5), room=st.integers(0, 3), depth=st.integers(1, 3))
 def test_tokens_passed_in_any_pieces_give_what_one_pass_gives(pieces, room, depth):
-    blocks, h = build(depth=depth), stream(t=sum(pieces))
-    with torch.no_grad():
-        cache, whole = blocks.cache(2, sum(pieces) + room), blocks(h)
-        got = torch.cat([blocks(part, cache) for part in h.split(pieces, 1)], 1)
-    assert cache.position == sum(pieces)
-    torch.testing.assert_close(got, whole, rtol=1e-11, atol=1e-11)
+    t = sum(pieces)
+    for rotary in (False, True):
+        blocks, h, angles = build(depth=depth, rotary=rotary), stream(t=t), places(t) if rotary else None
+        with torch.no_grad():
+            cache, whole = blocks.cache(2, t + room), blocks(h, angles=angles)
+            of_pieces = zip(*(a.split(pieces) for a in angles)) if angles else [None] * len(pieces)
+            parts = zip(h.split(pieces, 1), of_pieces, strict=True)
+            got = torch.cat([blocks(part, cache, angles=place) for part, place in parts], 1)
+        assert cache.position == t
+        torch.testing.assert_close(got, whole, rtol=1e-11, atol=1e-11)
 
 
 @torch.no_grad()
@@ -208,10 +268,10 @@ def test_dropout_falls_on_both_branches_of_every_block_and_on_nothing_else():
 
 
 def test_products_in_bf16_train_every_parameter():
-    blocks, h = build(dtype=torch.float32), stream().float()
-    exact = blocks(h)
+    blocks, h, angles = build(dtype=torch.float32, rotary=True), stream().float(), tuple(a.float() for a in places())
+    exact = blocks(h, angles=angles)
     with torch.autocast("cpu", torch.bfloat16):
-        out = blocks(h)
+        out = blocks(h, angles=angles)
     (out**2).sum().backward()
     assert (out - exact).abs().mean() < 0.05 * exact.abs().mean()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in blocks.parameters())
