@@ -69,6 +69,7 @@ class Autoregressive(Pretrained):
     rank, world = 0, 1  # in training, x is the slice number `rank` of a batch shared by `world` processes
     label = "none"  # or "first" or "last": where among the n variables the label of a joint p(x, y) stands
     classes = 0  # C, the number of its columns
+    takes_unlabelled = False  # whether `forward` counts vectors without their class with −log p(x)
     any_order = False  # of a model of all orderings `clamped` visits the observed first, and `components` may grow
 
     def order(self, k: int) -> Int[Tensor, " n"]:

@@ -121,8 +121,8 @@ class MaximumLikelihood:
         return {"loss": loss.detach()}
 
     def nats(self, batch: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
-        """−log p of each vector; where some labels are unknown, from the densities with every class."""
-        if self.config.labelled is None:
+        """−log p of each vector; where some labels are unknown, from the densities with every class, if need be."""
+        if self.config.labelled is None or self.model.takes_unlabelled:
             return self.trained(batch, self.step)
         _, code = self.model.split(batch)
         return partly_labelled(self.trained(every_class(batch, self.model.classes, self.model.label), self.step), code)

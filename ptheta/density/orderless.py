@@ -70,6 +70,7 @@ class Orderless(Autoregressive):
 
     name = "orderless"
     any_order = True
+    takes_unlabelled = True
 
     def __init__(
         self, n: int, hidden=(500, 500), orderings: int = 1, seed: int = 0, shape=None, label: str = "none",
@@ -155,14 +156,21 @@ class Orderless(Autoregressive):
         return torch.cat([each[:, : at.start], of_label, each[:, at.stop :]], 1)
 
     def forward(self, x: Float[Tensor, "b n"], step: int = 0) -> Float[Tensor, " b"]:
-        """One draw of eq. (4) for each vector, keyed by `step`, in nats."""
+        """One draw of eq. (4) for each vector, keyed by `step`, in nats; of x alone, its class asked for last and so
+        never shown, where a vector of a joint model has none."""
         b, N = len(x), self.variables
         g = generator(self.seed, step, "observed", x.device)
         drawn = torch.rand(b * self.world, N + 1, generator=g, device=x.device)[b * self.rank : b * (self.rank + 1)]
         observed = drawn[:, :N] < drawn[:, N:]
+        missing, counted = ~observed, torch.full((b,), N, device=x.device)
+        if self.classes:
+            at, y = label_columns(self.n, self.classes, self.label), 0 if self.label == "first" else N - 1
+            known = x[:, at].sum(1) > 0
+            observed[:, y] &= known
+            missing[:, y] &= known
+            counted = counted - (~known).long()
         log_p = self.log_conditionals(x, self.by_column(observed).to(x.dtype))
-        missing = N - observed.sum(1)
-        return -(log_p * ~observed).sum(1) * (N + 1) / missing.clamp(min=1)
+        return -(log_p * missing).sum(1) * (counted + 1) / missing.sum(1).clamp(min=1)
 
     # ------------------------------------------------------------ along an ordering
 

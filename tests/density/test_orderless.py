@@ -7,8 +7,10 @@ import pytest
 import torch
 from zoo import everything, frequencies_fit, number, scatter
 
-from ptheta.density.orderless import Orderless
+from ptheta.data.binary import load
+from ptheta.density.orderless import Config, Method, Orderless
 from ptheta.engine.errors import UsageError
+from ptheta.engine.hardware import Hardware
 
 NAMES = ("one layer", "two layers, mixture", "label first", "label last")
 
@@ -91,6 +93,40 @@ def test_one_random_set_is_an_unbiased_estimate_of_the_mean_over_all_orderings(n
     error = drawn.std(0) / math.sqrt(len(drawn))
     assert ((drawn.mean(0) - want).abs() < 5 * error).all()
     assert torch.equal(model(x, 7), model(x, 7)) and not torch.equal(model(x, 7), model(x, 8))
+
+
+@pytest.mark.parametrize("name", ["label first", "label last"])
+def test_a_vector_without_its_class_counts_with_p_of_x(name):
+    """The mean over the orderings that ask for the class last of −log p(x | o), in the draws that training takes."""
+    model = build(name, 3).train()
+    x = everything(3)
+    y = int(model.columns(0).stop == 1) * 3  # the label's number among the variables
+    rest = [v for v in range(4) if v != y]
+    shown = model.join(x, torch.zeros(8, dtype=torch.long))  # a class that no conditional below looks at
+    want = -torch.stack([along(model, shown, list(o)) for o in itertools.permutations(rest)]).mean(0)
+    with torch.no_grad():
+        drawn = torch.stack([model(model.join(x), step) for step in range(4000)])
+        mixed = torch.cat([model.join(x), shown])
+        assert torch.equal(model(mixed, 3)[8:], model(torch.cat([shown, shown]), 3)[8:]), "others are disturbed"
+    error = drawn.std(0) / math.sqrt(len(drawn))
+    assert ((drawn.mean(0) - want).abs() < 5 * error).all()
+    model.zero_grad()
+    model(model.join(x), 5).sum().backward()
+    assert not model.b.grad[model.columns(y)].any(), "the class of none was learned"
+
+
+def test_learning_without_most_labels_uses_them_all_the_same():
+    """200 vectors of two patterns with ten labels: p(x) and p(y | x) are both learned."""
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(200) % 2
+    p = torch.where((y[:, None] == 1) == (torch.arange(12) < 6), 0.9, 0.1)
+    data = load({"x": torch.bernoulli(p, generator=g).numpy(), "y": y.numpy()})
+    config = Config(hidden=(32,), label="last", labelled=10, learning_rate=0.01, warmup=0, average=0.9)
+    method = Method(config, data, 0, Hardware(torch.device("cpu"), "fp32"), 300)
+    for _, batch in zip(range(300), method.batches(0, 0, 1)):
+        method.update(batch)
+    found = method.evaluate(data, "test")
+    assert found["accuracy"].mean > 0.85 and found["nats_x"].mean < 0.8 * 12 * math.log(2)
 
 
 def test_two_processes_draw_the_sets_of_one():
