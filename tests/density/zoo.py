@@ -118,3 +118,8 @@ def frequencies_fit(counts: torch.Tensor, p: torch.Tensor) -> float:
     total = float(sum(f) / sum(e))
     assert math.isclose(total, 1, rel_tol=1e-6) and len(f) > 1
     return float(chisquare([float(v) for v in f], [float(v) * total for v in e]).pvalue)
+
+
+def double(values) -> torch.Tensor:
+    """A tensor of float64."""
+    return torch.tensor(values, dtype=torch.float64)
