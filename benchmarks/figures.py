@@ -21,12 +21,18 @@ _MADE = {
     "--steps 8000 --eval-every 500",
     ("debd-mushrooms", "test", 9.75): f"--data debd:mushrooms {_ENSEMBLE} --dropout 0.1 --learning-rate 0.005 "
     "--steps 15000 --eval-every 500",
-    ("debd-dna", "test", 82.5): f"--data debd:dna {_ENSEMBLE} --dropout 0.5 --learning-rate 0.002 --steps 5000 "
-    "--eval-every 250",
+    ("debd-dna", "test", 78.91): f"--data debd:dna {_ENSEMBLE} --dropout 0.85 --lasso 0.002 --learning-rate 0.004 "
+    "--steps 30000 --eval-every 1000",
     ("debd-book", "test", 33.7): f"--data debd:book {_ENSEMBLE} --dropout 0.5 --lasso 0.0003 --learning-rate 0.005 "
     "--steps 6000 --eval-every 500",
     ("debd-jester", "test", 51.4): "--data debd:jester --ordering random --masks 16 --hidden 1000 1000 --dropout 0.2 "
     "--lasso 0.0003 --learning-rate 0.003 --steps 15000 --eval-every 1000",
+}
+_OTHERS = {
+    ("mnist-pixelcnn", "valid", 84.0): f"pixelcnn {_MNIST} 0.01 --channels 32 --layers 7 --kernel 5 --batch-size 50 "
+    "--average 0.999 --precision bf16 --steps 12000 --eval-every 2000 --eval-size 2000",
+    ("mnist-transformer", "valid", 84.0): f"transformer {_MNIST} 0.003 --width 64 --depth 4 --heads 2 --batch-size 16 "
+    "--warmup 200 --average 0.999 --precision bf16 --steps 9000 --eval-every 1500 --eval-size 1000",
 }
 FIGURES: list[tuple[str, str, float, str]] = [
     (
@@ -35,4 +41,5 @@ FIGURES: list[tuple[str, str, float, str]] = [
     ),
     ("mnist-nade-500", "valid", 89.6, f"ptheta train nade {_MNIST} 0.004 --steps 14000 --eval-every 500"),
     *((*about, f"ptheta train made {options}") for about, options in _MADE.items()),
+    *((*about, f"ptheta train {options}") for about, options in _OTHERS.items()),
 ]  # fmt: skip
