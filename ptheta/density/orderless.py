@@ -49,7 +49,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -240,6 +240,33 @@ class Orderless(Autoregressive):
         """The observed variables first, in the ordering k, and then the missing ones: exact for any observed set."""
         log_w = self.walk(x, torch.zeros_like(observed), observed, k)[1] if observed.any() else x.new_zeros(len(x))
         return self.walk(x, observed, ~observed, k, u)[0], log_w
+
+    # ------------------------------------------------------------ the label last
+
+    def log_class(self, z: Float[Tensor, "b n"]) -> Float[Tensor, "b C"]:
+        """log p(y | x), eq. (3) with all of x observed: the same in every ordering that ends with the label."""
+        at, m = label_columns(self.n, self.classes, self.label), torch.ones_like(z)
+        m[:, at] = 0
+        deep = linear(self.upper(self.first(z, m)), self.V[at], self.b[at])
+        return (deep + linear(seen(z, m), self.direct()[at])).log_softmax(1)
+
+    @torch.no_grad()
+    def joint_log_prob(self, x: Any, chunk: int = 1000) -> Float[Tensor, "b C"]:
+        """As in `Autoregressive`; with the label last, x is walked once for all classes."""
+        if self.label != "last":
+            return super().joint_log_prob(x, chunk)
+        z, parts = self.check(self.join(x)), []
+        for rows in z.split(chunk):
+            nothing, pixels = (torch.zeros_like(rows, dtype=torch.bool) for _ in range(2))
+            pixels[:, : self.n_x] = True
+            log_x = torch.stack([self.walk(rows, nothing, pixels, k)[1] for k in range(self.components)])
+            parts.append((log_x.logsumexp(0) - math.log(self.components))[:, None] + self.log_class(rows))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def classify(self, x: Any) -> Float[Tensor, "b C"]:
+        """p(y | x) by Bayes' rule, exact; with the label last, in one pass."""
+        return self.log_class(self.check(self.join(x))).exp() if self.label == "last" else super().classify(x)
 
     @torch.no_grad()
     def embed(self, x) -> Float[Tensor, "b h"]:

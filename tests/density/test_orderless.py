@@ -115,6 +115,23 @@ def test_a_vector_without_its_class_counts_with_p_of_x(name):
     assert not model.b.grad[model.columns(y)].any(), "the class of none was learned"
 
 
+@pytest.mark.parametrize("name", ["label first", "label last"])
+@pytest.mark.parametrize("orderings", [1, 3])
+def test_classes_are_told_by_bayes_rule_in_whatever_way_is_quickest(name, orderings):
+    model = build(name, 4, orderings=orderings)
+    x = everything(4)
+    want = torch.stack([model.log_prob(model.join(x, torch.full((16,), c))) for c in range(3)], 1)
+    torch.testing.assert_close(model.joint_log_prob(x), want, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(model.joint_log_prob(x, chunk=5), want, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(model.classify(x), want.softmax(1), rtol=1e-10, atol=1e-10)
+    assert model.joint_log_prob(x[:0]).shape == model.classify(x[:0]).shape == (0, 3)
+    if orderings == 3:
+        one = build(name, 4, orderings=1)
+        assert (one.joint_log_prob(x) - want).abs().max() > 0.01, "the orderings are too alike to tell"
+    with pytest.raises(UsageError, match="no label"):
+        build("one layer").joint_log_prob(x)
+
+
 def test_learning_without_most_labels_uses_them_all_the_same():
     """200 vectors of two patterns with ten labels: p(x) and p(y | x) are both learned."""
     g = torch.Generator().manual_seed(0)
