@@ -175,6 +175,12 @@ def data_of(run: Run, data: Any = None) -> Any:
     )
 
 
+def open_data(model: Any, data: Any) -> Any:
+    """Observations for a model that was loaded: opened as its method opens them, pictures as by default."""
+    default = Options()
+    return method(model.name).Method.open_data(data, default.size, default.threshold)
+
+
 def shell(argv: Any) -> str:
     """The command line that was typed, to be typed again."""
     return shlex.join(["ptheta", *argv])

@@ -74,17 +74,15 @@ def anomalies(
         out: Write all scores as CSV to this file, which must not exist.
         json: Print one JSON object.
     """
-    from ptheta.data.binary import load
-
     if out is not None and out.exists():
         raise UsageError(f"{out} exists; name another --out.")
     if samples < 2 or count < 0:
         raise UsageError(f"samples = {samples}, count = {count}; allowed: at least 2 samples and no negative count.")
     model = api.load(run)
-    x, y = rows_of(load(file), model)
+    x, y = rows_of(api.open_data(model, file), model)
     anomaly = (y != 0) if y is not None and set(y.tolist()) == {0, 1} else None
     if normal is not None:
-        good, _ = rows_of(load(normal), model)
+        good, _ = rows_of(api.open_data(model, normal), model)
         anomaly = torch.cat([torch.ones(len(x), dtype=torch.bool), torch.zeros(len(good), dtype=torch.bool)])
         x = torch.cat([x, good])
     log_p, p_value = scores(model, x, samples, seed)

@@ -10,6 +10,7 @@ METHODS: dict[str, str] = {
     "orderless": "ptheta.density.orderless",
     "pixelcnn": "ptheta.density.pixelcnn",
     "transformer": "ptheta.density.transformer",
+    "rnade": "ptheta.density.rnade",
 }
 
 ABOUT: dict[str, str] = {
@@ -19,6 +20,7 @@ ABOUT: dict[str, str] = {
     "orderless": "p(x) in every ordering at once, any part given any other (Uria et al. 2014)",
     "pixelcnn": "p(x) of pictures by gated convolutions, p(x | y) (van den Oord et al. 2016)",
     "transformer": "p(x) by causal attention, any ordering, cached sampling (Pannatier et al. 2024)",
+    "rnade": "p(x) of real vectors, mixtures of Gaussians for NADE's conditionals (Uria et al. 2013)",
 }
 
 COMMANDS: dict[str, str] = {

@@ -22,7 +22,6 @@ Source = Annotated[str, tyro.conf.Positional]
 
 def open_source(run: str, data: str | None) -> tuple[Any, Any]:
     """The model of a run, model folder or Hub id, and the observations it is asked about."""
-    from ptheta.data.binary import load as load_data
     from ptheta.engine.run import Run
 
     model = api.load(run)
@@ -37,7 +36,7 @@ def open_source(run: str, data: str | None) -> tuple[Any, Any]:
         if not about:
             raise UsageError(f"{run} does not say what it was trained on; name the data with --data.")
         data = about
-    return model, load_data(data)
+    return model, api.open_data(model, data)
 
 
 def evaluate(

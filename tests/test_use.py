@@ -12,6 +12,7 @@ from commands import done, files, refused, run
 from PIL import Image
 
 import ptheta
+from ptheta.data import real
 from ptheta.data.binary import load
 
 ROWS = np.random.RandomState(0).randint(0, 2, (60, 5))
@@ -153,6 +154,48 @@ def test_one_row_is_enough(here):
     assert json.loads(line)["metrics"].keys() == {"nats", "bits_per_dim"}
     assert "1 vectors" in done("evaluate", "r")[0]
     assert np.load(done("complete", "r")[1]).shape == (1, 3)
+
+
+def test_every_command_works_on_a_model_of_real_vectors(here):
+    g = np.random.RandomState(0)
+    x = g.randn(120, 3) * [1, 10, 0.1] + [0, 50, 7]
+    np.savetxt("x.csv", x, delimiter=";", header="a;b;c", comments="")
+    done("train", "rnade", "--data", "x.csv", "--hidden", "4", "--mixtures", "2", "--steps", "3", "--out", "r", *SMALL)
+    (line,) = done("evaluate", "r", "--split", "test", "--samples", "--json")
+    metrics = json.loads(line)["metrics"]
+    test = real.load("x.csv").split("test")
+    assert metrics["nats"] == pytest.approx(-ptheta.load("r").log_prob(test).double().mean().item())
+    assert {"mmd2", "sliced_w1", "classifier_accuracy"} <= metrics.keys()
+    assert done("evaluate", "r/model", "--data", "x.csv", "--split", "test", "--samples", "--json") == [line]
+    assert done("sample", "r", "--count", "9", "--seed", "2") == ["r/samples-seed2.npy"]
+    assert np.array_equal(np.load("r/samples-seed2.npy"), ptheta.load("r").sample(9, 2).numpy())
+    says, file = done("complete", "r", "--share", "0.34")
+    drawn = np.load(file)
+    assert (
+        "exact" in says
+        and np.array_equal(drawn[:, :2], test[:8, :2].numpy())
+        and (drawn[:, 2] != test[:8, 2].numpy()).all()
+    )
+    assert "approximate" in done("complete", "r", "--hide", "top", "--share", "0.34", "--particles", "8")[0]
+    assert np.load(done("embed", "r")[0]).shape == (96, 4)
+    x[5] = [0, 90, 7]
+    np.savetxt("odd.csv", x, delimiter=",")
+    said = json.loads(done("anomalies", "r", "odd.csv", "--count", "1", "--samples", "50", "--json")[0])
+    assert said["rows"] == 120 and said["most_unlikely"][0]["row"] == 5
+    refused(
+        2, "label = first is impossible; rnade learns p.x. of real vectors alone", "train", "rnade", "--label", "first"
+    )
+    refused(2, "data set of real vectors 'mnist' is unknown; allowed: digits", "evaluate", "r", "--data", "mnist")
+    refused(
+        1,
+        "holds -?\\d.* in row 0, column 0|line 1, column 1 is .*; allowed are 0 and 1",
+        "train",
+        "made",
+        "--data",
+        "odd.csv",
+    )
+    Path("same.csv").write_text("a,b\n" + "".join(f"{i},1\n" for i in range(9)))
+    refused(1, "same.csv: column 'b' is 1 in .* all 9 training rows", "train", "rnade", "--data", "same.csv")
 
 
 # ---------------------------------------------------------------- mistakes
