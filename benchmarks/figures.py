@@ -29,10 +29,14 @@ _MADE = {
     "--lasso 0.0003 --learning-rate 0.003 --steps 15000 --eval-every 1000",
 }
 _OTHERS = {
-    ("mnist-pixelcnn", "valid", 84.0): f"pixelcnn {_MNIST} 0.01 --channels 32 --layers 7 --kernel 5 --batch-size 50 "
+    ("mnist-pixelcnn32", "valid", 84.0): f"pixelcnn {_MNIST} 0.01 --channels 32 --layers 7 --kernel 5 --batch-size 50 "
     "--average 0.999 --precision bf16 --steps 12000 --eval-every 2000 --eval-size 2000",
     ("mnist-transformer", "valid", 84.0): f"transformer {_MNIST} 0.003 --width 64 --depth 4 --heads 2 --batch-size 16 "
-    "--warmup 200 --average 0.999 --precision bf16 --steps 9000 --eval-every 1500 --eval-size 1000",
+    "--warmup 200 --average 0.999 --precision bf16 --steps 6500 --eval-every 1500 --eval-size 1000",
+    ("mnist-pixelcnn64", "valid", 84.0): f"pixelcnn {_MNIST} 0.006 --channels 64 --layers 7 --kernel 5 --batch-size 32 "
+    "--average 0.99 --precision bf16 --steps 2400 --eval-every 800 --eval-size 500",
+    ("mnist-orderless", "valid", 90.0): f"orderless {_MNIST} 0.003 --hidden 1000 1000 --batch-size 200 "
+    "--average 0.999 --precision bf16 --steps 15000 --eval-every 5000 --eval-size 500",
 }
 FIGURES: list[tuple[str, str, float, str]] = [
     (

@@ -164,7 +164,7 @@ class Transformer(Autoregressive):
         if self.training and self.dropout and step is not None:
             dropout = Dropout(self.dropout, self.seed, step, self.rank, self.world)
         e = embedding(value, self.E) + (embedding(seen, self.S) + embedding(asked, self.A))
-        places = (self.angles[asked], self.angles[seen]) if self.shape else None
+        places = tuple(self.angles.to(self.dtype)[v] for v in (asked, seen)) if self.shape else None
         return self.blocks(dropout(e, "embedding") if dropout else e, cache, dropout, places)
 
     def conditionals(
