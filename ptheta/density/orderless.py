@@ -21,7 +21,7 @@ therefore drawn more often and weighted less. The missing variables are those of
 
 which has the mean (4): were s itself uniform, |S| would be uniform on 0 … n (n gives no loss, hence n + 1 in place of
 n), and 2r is the ratio of the densities of s. The r of a batch of b are spread evenly, one in each (i/b, (i + 1)/b).
-On MNIST, 900 updates with (5) learn what takes twice as many with uniform s.
+On MNIST, 600 updates with (5) learn more than 900 with uniform s (106.9 and 107.9 nats).
 
 The density is that of one ordering, or the exact mixture over K of them:
 
