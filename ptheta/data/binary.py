@@ -103,7 +103,7 @@ def load(spec: Any, *, size: int = 28, threshold: float = 0.5) -> BinaryData:
     if isinstance(spec, BinaryData):
         return spec
     if isinstance(spec, np.ndarray | Tensor):
-        return _given("array", {"x": rows(_array(spec), "the array")}, "given in Python")
+        return data_of_parts("array", {"x": rows(array_of(spec), "the array")}, "given in Python")
     if isinstance(spec, Mapping):
         return _given_splits(spec)
     if isinstance(spec, str):
@@ -121,7 +121,7 @@ def load(spec: Any, *, size: int = 28, threshold: float = 0.5) -> BinaryData:
     raise UsageError(f"data is a {type(spec).__name__}; allowed are a name, a path, an array or a dict of arrays")
 
 
-def _array(values: Any) -> np.ndarray:
+def array_of(values: Any) -> np.ndarray:
     """A copy as a numpy array: the caller may go on writing to theirs."""
     if isinstance(values, Tensor):
         values = values.detach().cpu()
@@ -138,16 +138,16 @@ def _given_splits(spec: Mapping[str, Any]) -> BinaryData:
             "'train_labels', …; or 'x' and 'y'"
         )
     keys = ["x"] if one else [split for split in SPLITS if split in spec]
-    parts = {key: rows(_array(spec[key]), f"the array {key!r}") for key in keys}
+    parts = {key: rows(array_of(spec[key]), f"the array {key!r}") for key in keys}
     for key in spec:
         if is_labels(key):
             if vectors_of(key) not in parts:
                 raise UsageError(f"the dict of arrays has {key!r} but no {vectors_of(key)!r}; give both or neither")
-            parts[key] = labels(_array(spec[key]), len(parts[vectors_of(key)]), f"the array {key!r}")
-    return _given("array", parts, "given in Python")
+            parts[key] = labels(array_of(spec[key]), len(parts[vectors_of(key)]), f"the array {key!r}")
+    return data_of_parts("array", parts, "given in Python")
 
 
-def _given(
+def data_of_parts(
     name: str, parts: Parts, origin: str, shape: tuple[int, int] | None = None, whose: str = "arrays"
 ) -> BinaryData:
     """A set of arrays that are in memory already, split by the rule if they are one ("x")."""
@@ -194,7 +194,7 @@ def _file(path: Path) -> BinaryData:
         fix = "for pictures give their folder"
         raise UsageError(f"{path} is of an unknown kind; allowed are {' '.join(SUFFIXES)} (also .gz); {fix}")
     parts, remark = read(path)
-    return _given(str(path), parts, f"{path}{f' ({remark})' if remark else ''}", whose="the user's file")
+    return data_of_parts(str(path), parts, f"{path}{f' ({remark})' if remark else ''}", whose="the user's file")
 
 
 def _folder(path: Path, size: int, threshold: float) -> BinaryData:
@@ -209,7 +209,7 @@ def _folder(path: Path, size: int, threshold: float) -> BinaryData:
             if "x" not in contents:
                 raise InputError(f"{files[0]} holds splits of its own; expected one array in a folder of splits")
             parts[split] = contents["x"]
-        return _given(str(path), parts, str(path), whose="the user's folder")
+        return data_of_parts(str(path), parts, str(path), whose="the user's folder")
 
     from ptheta.data.images import image_files, read_images
 
@@ -219,7 +219,7 @@ def _folder(path: Path, size: int, threshold: float) -> BinaryData:
         raise InputError(f"{path} holds neither {kinds} nor pictures (png, jpg, bmp, gif, tif, webp); add either")
     made = f"{path} brought to {size}x{size} grey, 1 where above {threshold:g} of white"
     parts = {"x": read_images(images, size, threshold)}
-    return _given(str(path), parts, made, shape=(size, size), whose="the pictures in the user's folder")
+    return data_of_parts(str(path), parts, made, shape=(size, size), whose="the pictures in the user's folder")
 
 
 def split_files(folder: Path) -> dict[str, list[Path]]:

@@ -108,7 +108,7 @@ def _read_numpy(path: Path, suffix: str) -> dict[str, np.ndarray]:
         if suffix == ".npy":
             found = {"x": loaded}
         else:
-            found = {key: loaded[key] for key in _keys(list(loaded.files), path)}
+            found = {key: loaded[key] for key in keys_of(list(loaded.files), path)}
     except InputError:
         raise
     except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
@@ -126,7 +126,8 @@ def _read_numpy(path: Path, suffix: str) -> dict[str, np.ndarray]:
     return parts
 
 
-def _keys(names: list[str], path: Path) -> list[str]:
+def keys_of(names: list[str], path: Path) -> list[str]:
+    """Which of the arrays in an .npz file hold vectors and labels; InputError if none is named so that one could tell."""
     if "train" in names:
         splits = [split for split in SPLITS if split in names]
         return splits + [f"{split}_labels" for split in splits if f"{split}_labels" in names]
@@ -156,8 +157,8 @@ def read_text(path: Path) -> tuple[np.ndarray, bool]:
     begin, end = _second_line(data)
     try:
         # The second line knows the separator better: names of columns may hold anything.
-        separator = _separator(data[begin:end].decode() or data[:begin].decode())
-        header = _is_header(data[:begin].decode().strip("\n"), separator)
+        separator = separator_of(data[begin:end].decode() or data[:begin].decode())
+        header = is_header(data[:begin].decode().strip("\n"), separator)
         regular = _fixed_width(data[begin:]) if header else None
         return (_slowly(data.decode(), separator, header, path) if regular is None else regular), header
     except UnicodeDecodeError as error:
@@ -188,11 +189,13 @@ def _second_line(data: bytes) -> tuple[int, int]:
     return begin, len(data) if end < 0 else end
 
 
-def _separator(line: str) -> str | None:
+def separator_of(line: str) -> str | None:
+    """What stands between the values of a line; None for spaces."""
     return next((mark for mark in (",", ";", "\t") if mark in line), None)  # None: any run of spaces
 
 
-def _number(field: str) -> float | None:
+def number_of(field: str) -> float | None:
+    """The value of a cell, perhaps quoted or a truth value; None for what is no number."""
     field = field.strip().strip("\"'").lower()
     if field in ("true", "false"):
         return float(field == "true")
@@ -202,9 +205,10 @@ def _number(field: str) -> float | None:
         return None
 
 
-def _is_header(line: str, separator: str | None) -> bool:
+def is_header(line: str, separator: str | None) -> bool:
+    """Whether no field of a first line is a number, or its fields count the columns (0, 1, 2, … or 1, 2, 3, …)."""
     fields = line.split(separator)
-    numbers = [_number(field) for field in fields]
+    numbers = [number_of(field) for field in fields]
     if all(number is None for number in numbers):
         return bool(line.strip())
     return any(numbers == list(range(k, k + len(fields))) and numbers[-1] not in (0, 1) for k in (0, 1))
@@ -234,7 +238,7 @@ def _slowly(text: str, separator: str | None, header: bool, path: Path) -> np.nd
 
 
 def _value(field: str, path: Path, line: int, column: int) -> int:
-    number = _number(field)
+    number = number_of(field)
     if number in (0.0, 1.0):
         return int(number)
     got = repr(field.strip()[:20]) if field.strip() else "empty"

@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptheta.data.binary import SPLIT_SEED, Parts, _array, _given
+from ptheta.data.binary import SPLIT_SEED, Parts, array_of, data_of_parts
 from ptheta.data.formats import (
     SPLITS,
     SUFFIXES,
-    _is_header,
-    _keys,
-    _number,
-    _separator,
+    is_header,
     is_labels,
+    keys_of,
     labels,
+    number_of,
     read_bytes,
+    separator_of,
     vectors_of,
 )  # fmt: skip
 from ptheta.data.order import generator
@@ -92,9 +92,9 @@ def load(spec: Any) -> RealData:
     if isinstance(spec, RealData):
         return spec
     if isinstance(spec, np.ndarray | Tensor):
-        return _checked("array", {"x": _array(spec)}, "given in Python", "arrays")
+        return _checked("array", {"x": array_of(spec)}, "given in Python", "arrays")
     if isinstance(spec, Mapping):
-        arrays = {key: _array(spec[key]) for key in _keys([str(key) for key in spec], Path("the dict of arrays"))}
+        arrays = {key: array_of(spec[key]) for key in keys_of([str(key) for key in spec], Path("the dict of arrays"))}
         return _checked("array", arrays, "given in Python", "arrays")
     if not isinstance(spec, str | Path):
         got = f"{type(spec).__name__}{f' ({spec.name})' if hasattr(spec, 'name') else ''}"
@@ -135,7 +135,7 @@ def _checked(name: str, arrays: Parts, origin: str, whose: str, names: tuple[str
     for key, values in arrays.items():
         if is_labels(key):
             parts[key] = labels(values, len(parts[vectors_of(key)]), _where(name, key))
-    made = _given(name, parts, origin, whose=whose)
+    made = data_of_parts(name, parts, origin, whose=whose)
     tensors = {key: torch.from_numpy(np.ascontiguousarray(read()[key])) for key, read in made._read.items()}
     if len(tensors["train"]) < 2:
         raise InputError(f"{name} has one training row; at least 2 are needed to know how much a column varies")
@@ -170,7 +170,7 @@ def _read_numpy(path: Path) -> Parts:
         loaded = np.load(data, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return {"x": loaded}
-        found = {key: loaded[key] for key in _keys(list(loaded.files), path)}
+        found = {key: loaded[key] for key in keys_of(list(loaded.files), path)}
     except InputError:
         raise
     except Exception as error:  # numpy, zipfile and zlib each have their own for a damaged file
@@ -192,9 +192,9 @@ def read_table(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     lines = [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         raise InputError(f"{path} is empty; at least two rows are needed")
-    separator = _separator(lines[1 if len(lines) > 1 else 0][1])  # names of columns may hold anything
+    separator = separator_of(lines[1 if len(lines) > 1 else 0][1])  # names of columns may hold anything
     names: tuple[str, ...] = ()
-    if _is_header(lines[0][1], separator):
+    if is_header(lines[0][1], separator):
         names = tuple(name.strip().strip("\"'") for name in lines.pop(0)[1].split(separator))
     rows: list[list[float]] = []
     for line, content in lines:
@@ -209,7 +209,7 @@ def read_table(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _cell(text: str, path: Path, line: int, column: int) -> float:
-    number = _number(text)
+    number = number_of(text)
     if number is None or not -3e38 < number < 3e38:
         got = repr(text.strip()[:20]) if text.strip() else "empty"
         raise InputError(f"{path}: line {line}, column {column} is {got}; {ALLOWED}")

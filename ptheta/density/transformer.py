@@ -46,7 +46,7 @@ random orderings; the figure is an exact mixture, eq. (6), and not that of one o
 
 Expected: validation −log p of the digits 18.1 nats after 15 seconds on one core by
 `ptheta train transformer --data digits --width 48 --depth 2 --batch-size 32 --learning-rate 0.006 --steps 500`;
-of `binarized_mnist` 83.5 after an hour and a quarter of one core by the command of benchmarks/figures.py.
+of `binarized_mnist` 83.5 after an hour and a half of one core by the command of benchmarks/figures.py.
 """
 
 from __future__ import annotations
