@@ -127,7 +127,7 @@ def _read_numpy(path: Path, suffix: str) -> dict[str, np.ndarray]:
 
 
 def keys_of(names: list[str], path: Path) -> list[str]:
-    """Which of the arrays in an .npz file hold vectors and labels; InputError if none is named so that one could tell."""
+    """Which arrays of an .npz file hold vectors and labels; InputError if no name tells."""
     if "train" in names:
         splits = [split for split in SPLITS if split in names]
         return splits + [f"{split}_labels" for split in splits if f"{split}_labels" in names]
