@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -82,7 +83,7 @@ def _run_method(name: str, data: Any, options: Options, given: dict[str, Any], c
     from ptheta.engine.hardware import detect
 
     hardware = detect(options.device, options.precision, options.threads)
-    observations = module.Method.open_data(data, options.size, options.threshold)
+    observations = module.Method.open_data(data, options.size, options.threshold, options.skip_unreadable)
     if run and run.about["data"]["fingerprint"] != observations.fingerprint():
         raise InputError(
             f"{out} was trained on other data ({run.about['data']['spec']}); resume it on the same, or start anew."
@@ -93,8 +94,9 @@ def _run_method(name: str, data: Any, options: Options, given: dict[str, Any], c
     if run is None and hardware.main:
         about = {
             "method": name, "seed": options.seed, "config": config.to_dict(), "options": options.to_dict(),
-            "data": {"spec": options.data, "size": options.size, "threshold": options.threshold, "n": observations.n,
-                     "origin": observations.origin, "fingerprint": observations.fingerprint()},
+            "data": {"spec": options.data, "size": options.size, "threshold": options.threshold,
+                     "skip_unreadable": options.skip_unreadable, "n": observations.n, "origin": observations.origin,
+                     "fingerprint": observations.fingerprint()},
             "command": command or f"ptheta.train({name!r}, ...)",
         }  # fmt: skip
         run = Run.create(out, about)
@@ -167,18 +169,34 @@ def load(source: str | Path | Run) -> Any:
     return method(config["method"]).Model.from_pretrained(folder)
 
 
+def room(source: str) -> str:
+    """The room of the method that a run directory, model folder or Hub id is of: "density", "selfsup", …; "" if it
+    says nothing of the kind."""
+    for path in (Path(source) / "model" / "config.json", Path(source) / "config.json"):
+        try:
+            name = json.loads(path.read_text())["method"]
+            return METHODS[name].split(".")[1] if name in METHODS else ""
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    if source.count("/") == 1 and not Path(source).exists():  # a Hub id, or a mistake that `load` will tell of
+        model = load(source)
+        return METHODS[model.name].split(".")[1]
+    return ""
+
+
 def data_of(run: Run, data: Any = None) -> Any:
     """The observations a run was trained on, or others opened in the same way."""
     about = run.about["data"]
     return method(run.about["method"]).Method.open_data(
-        data if data is not None else about["spec"], about["size"], about["threshold"]
-    )
+        data if data is not None else about["spec"], about["size"], about["threshold"],
+        about.get("skip_unreadable", False),
+    )  # fmt: skip
 
 
 def open_data(model: Any, data: Any) -> Any:
-    """Observations for a model that was loaded: opened as its method opens them, pictures as by default."""
-    default = Options()
-    return method(model.name).Method.open_data(data, default.size, default.threshold)
+    """Observations for a model that was loaded: opened as its method opens them, pictures in the model's size."""
+    default, shape = Options(), getattr(model, "shape", None)
+    return method(model.name).Method.open_data(data, shape[-1] if shape else default.size, default.threshold)
 
 
 def shell(argv: Any) -> str:

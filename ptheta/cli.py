@@ -19,12 +19,16 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta sample RUN [--count N] [--y CLASS] [--seed S] [--out FILE]
   ptheta complete RUN [--data D] [--split S] [--count N] [--hide H] [--particles P] [--seed S] [--out FILE]
   ptheta embed RUN [--data D] [--split S] [--out FILE]
+  ptheta neighbours RUN IMAGE [--k K] the pictures that an encoder finds nearest
+  ptheta supervision RUN              supervised, unsupervised, self-supervised: what each is told and learns
   ptheta ladder [--data D]            tables, fvsbn, one MLP a conditional, nade: parameters, nats, seconds
   ptheta baselines [--data D]         independent, mixture, Chow–Liu tree, kernel: nats, seconds
   ptheta rivals [--data D] [--labelled N ...] [--runs RUN ...]
                                       naive Bayes, logistic regression, MLP beside joint models
   ptheta anomalies RUN FILE           rows that a model finds unlikely
   ptheta divergences [--out FILE]     one too-simple model fitted under each divergence, drawn
+  ptheta dilation 1,2,5 [--find]       what a stack of dilated convolutions reads, its holes, drawn
+  ptheta score TRUTH PREDICTIONS --classes FILE   accuracy, IoU, Dice, confusion matrix of label maps
   ptheta doctor [--json]              what works on this machine, to paste into a bug report
   ptheta --version
 
@@ -73,7 +77,8 @@ def run(argv: list[str]) -> int:
         return 0
     commands = {
         "list": list_methods, "train": train, "evaluate": evaluate, "sample": sample, "complete": complete,
-        "embed": embed, "rivals": rivals, "anomalies": anomalies, "doctor": doctor, "tour": tour,
+        "embed": embed, "neighbours": neighbours, "supervision": supervision, "rivals": rivals,
+        "anomalies": anomalies, "doctor": doctor, "tour": tour,
     }  # fmt: skip
     if command in commands:
         return commands[command](rest) or 0
@@ -160,12 +165,15 @@ def train(argv: list[str]) -> int:
 def summary(done: Any) -> None:
     """After training: the best figure, and what to do next."""
     best = min((m for m in done.metrics() if "nats" in m), key=lambda m: m["nats"], default=None)
+    last = [m for m in done.metrics() if "rank_me" in m][-1:]
     if best:
         print(f"best {best['split']} {best['nats']:.3f} ± {best.get('nats_se', 0):.3f} nats at step {best['step']:,}")
+    for m in last:
+        knn = f"   neighbours {m['knn']:.3f} ± {m['knn_se']:.3f}" if "knn" in m else ""
+        print(f"last {m['split']} loss {m['loss']:.4g}   RankMe {m['rank_me']:.1f}   spread {m['spread']:.2f}{knn}")
     print(f"{done.path}", flush=True)
-    print(
-        f"next: ptheta sample {done.path}   ptheta evaluate {done.path}   ptheta complete {done.path}", file=sys.stderr
-    )
+    uses = ("embed", "evaluate") if last else ("sample", "evaluate", "complete")
+    print("next: " + "   ".join(f"ptheta {use} {done.path}" for use in uses), file=sys.stderr)
 
 
 def options_of(argv: list[str], function: Any, prog: str) -> Any:
@@ -177,9 +185,7 @@ def options_of(argv: list[str], function: Any, prog: str) -> Any:
 
 def evaluate(argv: list[str]) -> None:
     """`ptheta evaluate RUN`."""
-    from ptheta import use
-
-    options_of(argv, use.evaluate, "evaluate")
+    options_of(argv, what_use(argv).evaluate, "evaluate")
 
 
 def sample(argv: list[str]) -> None:
@@ -191,16 +197,33 @@ def sample(argv: list[str]) -> None:
 
 def complete(argv: list[str]) -> None:
     """`ptheta complete RUN`."""
-    from ptheta import use
-
-    options_of(argv, use.complete, "complete")
+    options_of(argv, what_use(argv).complete, "complete")
 
 
 def embed(argv: list[str]) -> None:
     """`ptheta embed RUN`."""
-    from ptheta import use
+    options_of(argv, what_use(argv).embed, "embed")
 
-    options_of(argv, use.embed, "embed")
+
+def neighbours(argv: list[str]) -> None:
+    """`ptheta neighbours RUN IMAGE`."""
+    from ptheta import features
+
+    options_of(argv, features.neighbours, "neighbours")
+
+
+def supervision(argv: list[str]) -> None:
+    """`ptheta supervision RUN`."""
+    from ptheta import features
+
+    options_of(argv, features.supervision, "supervision")
+
+
+def what_use(argv: list[str]) -> Any:
+    """The module that knows what to do with the run that the arguments name: of an encoder, or of a density."""
+    from ptheta import features, use
+
+    return features if features.is_encoder(argv) else use
 
 
 def rivals(argv: list[str]) -> None:

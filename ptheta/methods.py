@@ -11,6 +11,18 @@ METHODS: dict[str, str] = {
     "pixelcnn": "ptheta.density.pixelcnn",
     "transformer": "ptheta.density.transformer",
     "rnade": "ptheta.density.rnade",
+    "mae": "ptheta.selfsup.mae",
+    "inpaint": "ptheta.selfsup.inpaint",
+    "denoise": "ptheta.selfsup.denoise",
+    "colourise": "ptheta.selfsup.colourise",
+    "jigsaw": "ptheta.selfsup.jigsaw",
+    "rotation": "ptheta.selfsup.rotation",
+    "simclr": "ptheta.selfsup.simclr",
+    "moco": "ptheta.selfsup.moco",
+    "byol": "ptheta.selfsup.byol",
+    "vicreg": "ptheta.selfsup.vicreg",
+    "dino": "ptheta.selfsup.dino",
+    "clip": "ptheta.selfsup.clip",
 }
 
 ABOUT: dict[str, str] = {
@@ -21,10 +33,24 @@ ABOUT: dict[str, str] = {
     "pixelcnn": "p(x) of pictures by gated convolutions, p(x | y) (van den Oord et al. 2016)",
     "transformer": "p(x) by causal attention, any ordering, cached sampling (Pannatier et al. 2024)",
     "rnade": "p(x) of real vectors, mixtures of Gaussians for NADE's conditionals (Uria et al. 2013)",
+    "mae": "three quarters of a picture's patches told from the others (He et al. 2022)",
+    "inpaint": "a region of a picture told from what is around it (Pathak et al. 2016)",
+    "denoise": "the clean picture told from a spoilt one (Vincent et al. 2008)",
+    "colourise": "colours told from luminance (Zhang et al. 2016)",
+    "jigsaw": "the order of shuffled tiles (Noroozi & Favaro 2016)",
+    "rotation": "by which of four angles a picture was turned (Gidaris et al. 2018)",
+    "simclr": "two views of a picture are each other's nearest in a batch (Chen et al. 2020)",
+    "moco": "a view knows the other among a queue of keys (He et al. 2020)",
+    "byol": "one view predicts what a slow teacher says of the other (Grill et al. 2020)",
+    "vicreg": "views agree, coordinates vary and do not repeat each other (Bardes et al. 2022)",
+    "dino": "pieces are sorted as a slow teacher sorts the whole (Caron et al. 2021)",
+    "clip": "a picture and its text are each other's nearest in a batch (Radford et al. 2021)",
 }
 
 COMMANDS: dict[str, str] = {
     "ladder": "ptheta.density.ladder",
     "baselines": "ptheta.density.baselines",
     "divergences": "ptheta.density.divergences",
+    "dilation": "ptheta.segmentation.dilation",
+    "score": "ptheta.segmentation.score",
 }

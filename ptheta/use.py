@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +15,7 @@ from ptheta import api
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.fit import flat
 from ptheta.engine.pretrained import read_config
+from ptheta.engine.results import save_whole, target
 
 Source = Annotated[str, tyro.conf.Positional]
 
@@ -134,7 +134,10 @@ def sample(run: Source, count: int = 64, seed: int = 0, y: int | None = None, ou
         y: Of a joint model: draw from p(x | y) of this class.
         out: File name without ending (default: samples-seedS in the run or here).
     """
-    model, path = api.load(run), target(run, out, f"samples-{'' if y is None else f'y{y}-'}seed{seed}")
+    model = api.load(run)
+    if not hasattr(model, "sample"):
+        raise UsageError(f"{model.name} learns features of pictures and draws none; use embed, evaluate or neighbours.")
+    path = target(run, out, f"samples-{'' if y is None else f'y{y}-'}seed{seed}")
     write(model.split(model.sample(count, seed, y=y))[0], model.shape, path)
 
 
@@ -247,45 +250,15 @@ def fits(model: Any, observations: Any) -> None:
         )
 
 
-def target(run: str, out: Path | None, name: str) -> Path:
-    """Where results go, without ending. A name that the user gave is never overwritten; the default is numbered."""
-
-    def taken(path: Path) -> list[Path]:
-        return [file for ending in (".npy", ".png") if (file := path.with_name(path.name + ending)).exists()]
-
-    if out is not None:
-        path = out.with_suffix("") if out.suffix in (".png", ".npy") else out
-        if path.name in ("", "..") or path.is_dir():
-            raise UsageError(f"--out {out} is a folder; name a file in it, without ending.")
-        if taken(path):
-            raise UsageError(f"{taken(path)[0]} exists; name another --out.")
-        return path
-    folder = Path(run) if Path(run).is_dir() else Path(".")
-    k = 1
-    while taken(path := folder / (name if k == 1 else f"{name}-{k}")):
-        k += 1
-    return path
-
-
 def write(
     x: torch.Tensor, shape: tuple[int, int] | None, path: Path, picture: torch.Tensor | None = None, columns: int = 8
 ) -> None:
     """x as PATH.npy and, where vectors are pictures, PATH.png; the names go to stdout."""
     from ptheta.density.pictures import save_grid
-    from ptheta.engine.checkpoint import full_disk_is_an_input_error
 
     array = x.cpu().numpy()
     array = array.astype(np.uint8) if shape or ((array == 0) | (array == 1)).all() else array
     savers: dict[str, Any] = {".npy": lambda p: np.save(p, array)}
     if shape:
         savers[".png"] = lambda p: save_grid(p, x if picture is None else picture, shape, columns)
-    with full_disk_is_an_input_error(f"{path}.npy"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, save in savers.items():
-            part = path.with_name(f".part-{path.name}{suffix}")
-            try:
-                save(part)
-                os.replace(part, path.with_name(path.name + suffix))
-            finally:
-                part.unlink(missing_ok=True)
-            print(path.with_name(path.name + suffix))
+    save_whole(path, savers)

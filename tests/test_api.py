@@ -132,9 +132,10 @@ def test_the_model_card_names_the_data_and_every_hyperparameter(name):
 
 
 def test_moments_are_drawn_of_any_data_and_pictures_of_pictures():
-    assert {p.name for p in (train().path / "pictures").iterdir()} == {"moments.png"}
+    assert {p.name for p in (train().path / "pictures").iterdir()} == {"curves.png", "moments.png"}
     run = train(data="digits", steps=2, out="digits")
-    assert {p.name for p in (run.path / "pictures").iterdir()} == {"moments.png", "samples.png", "completions.png"}
+    drawn = {p.name for p in (run.path / "pictures").iterdir()}
+    assert drawn == {"curves.png", "moments.png", "samples.png", "completions.png"}
 
 
 def test_a_run_goes_on_where_it_stopped_and_equals_one_that_never_did():
@@ -162,7 +163,7 @@ def test_a_run_starts_from_the_weights_of_another():
 WRONG = [
     (
         "UsageError",
-        "method 'mead' is unknown; allowed: fvsbn, made, nade, .*, rnade, transformer. Did you mean 'made'",
+        "method 'mead' is unknown; allowed: byol, .*, made, mae, .*, vicreg. Did you mean 'made'",
         {"name": "mead"},
     ),
     ("UsageError", "field 'hiden' is unknown; allowed: .*Did you mean 'hidden'", {"name": "made", "hiden": 3}),

@@ -72,7 +72,7 @@ def test_a_folder_of_pictures_is_learned_and_drawn(here):
     for k in range(12):
         Image.fromarray(np.random.RandomState(k).randint(0, 256, (9, 7), np.uint8)).save(f"pictures/{k}.png")
     done("train", "fvsbn", "--data", "pictures", "--size", "4", "--steps", "2", "--out", "r", *SMALL)
-    assert {"samples.png", "completions.png", "moments.png"} == set(os.listdir("r/pictures"))
+    assert {"curves.png", "samples.png", "completions.png", "moments.png"} == set(os.listdir("r/pictures"))
     assert np.load(done("sample", "r", "--count", "3")[0]).shape == (3, 16)
     assert "exact" in done("complete", "r")[0]
 
@@ -131,7 +131,7 @@ USAGE = [
     ("train wants a method first; allowed: fvsbn, nade, made", "train"),
     ("train wants a method first", "train", "--steps", "3"),
     (
-        "method 'mad' is unknown; allowed: fvsbn, made, nade, .*, rnade, transformer. Did you mean 'made'",
+        "method 'mad' is unknown; allowed: byol, .*, made, mae, .*, vicreg. Did you mean 'made'",
         "train",
         "mad",
     ),

@@ -1,5 +1,6 @@
 """What every method of the catalogue keeps, whatever it learns. A method joins by being in the catalogue."""
 
+import atexit
 import copy
 import dataclasses
 import importlib
@@ -7,7 +8,9 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
+import tempfile
 import typing
 from pathlib import Path
 
@@ -25,6 +28,25 @@ from ptheta.engine.method import Between
 from ptheta.engine.run import Run
 from ptheta.methods import METHODS
 
+
+def painted() -> str:
+    """A folder of 200 small coloured pictures, each of one of four colours and kinds, with captions that say which."""
+    folder = Path(tempfile.mkdtemp(prefix="painted-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    g, lines = np.random.RandomState(0), ["file,caption"]
+    colours = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "yellow": (230, 220, 40)}
+    for i in range(200):
+        colour, kind = list(colours)[i % 4], ("bar", "square", "frame", "cross")[i // 4 % 4]
+        x = g.randint(0, 60, (12, 12, 3))
+        at = {"bar": np.s_[4:8, :], "square": np.s_[3:9, 3:9], "frame": np.s_[::11, :], "cross": np.s_[:, 5:7]}[kind]
+        x[at] = np.array(colours[colour]) - g.randint(0, 40, x[at].shape)
+        Image.fromarray(x.astype(np.uint8)).save(folder / f"{i}.png")
+        lines.append(f"{i}.png,a {colour} {kind}")
+    (folder / "captions.csv").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+PAINTED = painted()
 # Small and quick to learn. What is not here trains on the digits with its defaults.
 DEFAULT = {"data": "digits", "learning_rate": 0.01, "warmup": 0}
 SETTINGS = {
@@ -34,6 +56,24 @@ SETTINGS = {
     "pixelcnn": {"channels": 8, "layers": 3, "batch_size": 32},
     "transformer": {"width": 16, "depth": 2, "heads": 2, "dropout": 0.1, "batch_size": 32},
     "rnade": {"hidden": 12, "mixtures": 3, "batch_size": 32},
+    **{name: {"width": 8, "hidden": 32, "project": 16, "batch_size": 64} for name in ("simclr", "byol", "vicreg")},
+    "moco": {"width": 8, "hidden": 32, "project": 16, "batch_size": 64, "queue": 256},
+    "dino": {"width": 8, "hidden": 32, "batch_size": 64, "prototypes": 64, "local_views": 1, "frozen": 0},
+    "mae": {"width": 32, "depth": 1, "patch": 2, "decoder_width": 16, "decoder_depth": 1, "batch_size": 64},
+    "inpaint": {"width": 8, "batch_size": 64},
+    "denoise": {"width": 8, "batch_size": 64},
+    "jigsaw": {"width": 8, "hidden": 32, "batch_size": 64, "grid": 2, "permutations": 4},
+    "rotation": {"width": 8, "hidden": 32, "batch_size": 64},
+    "colourise": {"data": PAINTED, "size": 12, "width": 8, "batch_size": 32},
+    "clip": {
+        "data": PAINTED,
+        "size": 12,
+        "width": 8,
+        "project": 16,
+        "text_width": 16,
+        "text_depth": 1,
+        "batch_size": 32,
+    },
 }
 STEPS, STOP = 40, 17
 DENSITIES = [name for name, module in METHODS.items() if module.startswith("ptheta.density.")]
@@ -93,7 +133,7 @@ def learner(request):
 
     def make(name: str, updates: int = 3):
         chosen = settings(name)
-        data = module(name).Method.open_data(chosen.pop("data"), 28, 0.5)
+        data = module(name).Method.open_data(chosen.pop("data"), chosen.pop("size", 28), 0.5)
         method = module(name).Method(module(name).Config(**chosen), data, 0, detect("cpu", "fp32", 1), STEPS)
         for _, batch in zip(range(updates), method.batches(0, 0, 1)):
             method.update(batch)
@@ -205,7 +245,7 @@ def test_the_state_survives_a_checkpoint(name, learner, tmp_path):
 
 @every_method
 def test_a_config_survives_json(name):
-    chosen = {k: v for k, v in settings(name).items() if k != "data"}
+    chosen = {k: v for k, v in settings(name).items() if k not in ("data", "size")}
     for config in (module(name).Config(), module(name).Config(**chosen)):
         assert module(name).Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -260,7 +300,7 @@ def test_the_trained_model_is_loaded_by_run_and_by_folder(name, runs):
         assert isinstance(model, module(name).Model) and not model.training and model.name == name
         assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), models[0].state_dict().values()))
     card = (run.model / "README.md").read_text()
-    assert "library_name: ptheta" in card and "digits" in card and name in card
+    assert "library_name: ptheta" in card and settings(name)["data"] in card and name in card
 
 
 @every_density
@@ -288,7 +328,8 @@ def test_more_precision_changes_only_the_last_digits(name, runs):
 def test_pictures_are_drawn(name, learner, runs):
     method, _ = learner(name)
     figures = method.pictures()
-    assert figures and set(figures) == {p.stem for p in (runs(name).path / "pictures").iterdir()}
+    drawn = {p.stem for p in (runs(name).path / "pictures").iterdir()}
+    assert figures and set(figures) | {"curves"} == drawn and "curves" not in figures
     for title, figure in figures.items():
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=50)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_contract import settings, threads, train  # noqa: F401
+from test_contract import DENSITIES, settings, threads, train  # noqa: F401
 
 from ptheta.engine.run import Run
 from ptheta.methods import METHODS
 
 CASES = {  # (method, settings besides)
-    **{name: (name, {}) for name in METHODS},
+    **{name: (name, {} if name in DENSITIES else {"learning_rate": 0.001}) for name in METHODS},
     "made-dropout": ("made", {"dropout": 0.3}),
 }
 STEPS = 20
@@ -104,12 +104,19 @@ def test_two_processes_equal_one(case, two, tmp_path):
     both = Run.open(two / f"two-{case}")
     a, b = (load_file(run.model / "model.safetensors") for run in (one, both))
     assert a.keys() == b.keys()
+    # Adam scales rounding errors up where a gradient is nearly zero, more so through batch norms. What the second
+    # process is blind to would change weights by far more: 20 updates move them by up to 0.02. Running variances are
+    # above 1, and differ by a thousandth of themselves.
+    relative, close = (0, 1e-5) if name in DENSITIES else (3e-3, 1e-3)
     for key in a:
-        torch.testing.assert_close(a[key], b[key], rtol=0, atol=1e-5)
+        torch.testing.assert_close(a[key], b[key], rtol=relative, atol=close)
     assert len(one.metrics()) == len(both.metrics())
     for x, y in zip(one.metrics(), both.metrics()):
         assert (x.pop("step"), x.pop("split")) == (y.pop("step"), y.pop("split"))
-        assert x == pytest.approx(y, rel=1e-5)
+        assert x.keys() == y.keys()
+        for figure in x:  # of what is counted, neighbours or right answers, one may be another
+            apart = 0.02 if figure.startswith(("knn", "accuracy")) else 1e-12
+            assert x[figure] == pytest.approx(y[figure], rel=max(close, relative), abs=apart), figure
 
 
 def test_only_the_first_process_writes(two):

@@ -224,7 +224,7 @@ USE = [
     (2, "--out . is a folder; name a file in it", "sample", "--out", ""),
     (2, "--out .. is a folder; name a file in it", "sample", "--out", ".."),
     (2, "--out rows is a folder; name a file in it", "embed", "--out", "rows"),
-    (1, "rows.csv cannot be used: File exists; name another", "sample", "--out", "rows.csv/x"),
+    (2, "rows.csv is no folder; name another --out", "sample", "--out", "rows.csv/x"),
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """A folder of pictures as 0/1 vectors."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,25 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 def image_files(folder: Path) -> list[Path]:
     """The pictures in a folder and the folders below it, sorted by path; hidden ones are left out."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return [path for path in visible_files(folder) if path.suffix.lower() in SUFFIXES]
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files in a folder and the folders below it, sorted by path; what is hidden is left out."""
+    found = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+
+
+def on_white(image: Any) -> Any:
+    """A Pillow image with 8 bits a channel, laid on white where it is transparent."""
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16-bit grey, which convert("L") would clip at 255
+        image = Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
 
 
 def read_images(files: list[Path], size: int, threshold: float) -> np.ndarray:

@@ -163,21 +163,22 @@ def _idx(spec: str, threshold: float | None) -> BinaryData:
     readers: dict[str, Callable[[], Parts]] = {
         "train": partial(_read_idx_images, name, "train", threshold),
         "test": partial(_read_idx_images, name, "t10k", threshold),
-        "train_labels": partial(_read_idx_labels, name, "train"),
-        "test_labels": partial(_read_idx_labels, name, "t10k"),
+        "train_labels": partial(read_idx_labels, name, "train"),
+        "test_labels": partial(read_idx_labels, name, "t10k"),
     }
     # One file holds both, so whichever is asked for first brings the other.
     readers |= {"valid": readers["train"], "valid_labels": readers["train_labels"]}
     return BinaryData(spec, 784, (28, 28), origin, readers)
 
 
-def _idx_path(name: str, file: str) -> Path:
+def idx_path(name: str, file: str) -> Path:
+    """One of the four files of an MNIST-like set, on this machine."""
     sha256, size = IDX_FILES[name][file]
     return find_or_fetch(RemoteFile(name, file, tuple(mirror + file for mirror in IDX_MIRRORS[name]), sha256, size))
 
 
 def _read_idx_images(name: str, half: str, threshold: float | None) -> Parts:
-    pixels = read_idx(_idx_path(name, f"{half}-images-idx3-ubyte.gz"), (IDX_COUNT[half], 28, 28))
+    pixels = read_idx(idx_path(name, f"{half}-images-idx3-ubyte.gz"), (IDX_COUNT[half], 28, 28))
     pixels = pixels.reshape(len(pixels), -1)
     if threshold is None:  # RandomState, because its numbers are promised never to change
         drawn = np.random.RandomState([SPLIT_SEED, IDX_COUNT[half]]).randint(0, 255, pixels.shape, np.uint8)
@@ -185,8 +186,9 @@ def _read_idx_images(name: str, half: str, threshold: float | None) -> Parts:
     return _halves(half, pixels > 255 * threshold, "")
 
 
-def _read_idx_labels(name: str, half: str) -> Parts:
-    return _halves(half, read_idx(_idx_path(name, f"{half}-labels-idx1-ubyte.gz"), (IDX_COUNT[half],)), "_labels")
+def read_idx_labels(name: str, half: str) -> Parts:
+    """The labels of the training file (as train and valid) or of the test file, "t10k"."""
+    return _halves(half, read_idx(idx_path(name, f"{half}-labels-idx1-ubyte.gz"), (IDX_COUNT[half],)), "_labels")
 
 
 def _halves(half: str, values: np.ndarray, suffix: str) -> Parts:

@@ -70,6 +70,7 @@ class Autoregressive(Pretrained):
     label = "none"  # or "first" or "last": where among the n variables the label of a joint p(x, y) stands
     classes = 0  # C, the number of its columns
     takes_unlabelled = False  # whether `forward` counts vectors without their class with −log p(x)
+    label_in_one_pass = False  # whether `log_x` and `log_class` give log p(x) and log p(y | x), the label being last
     any_order = False  # of a model of all orderings `clamped` visits the observed first, and `components` may grow
 
     def order(self, k: int) -> Int[Tensor, " n"]:
@@ -85,6 +86,14 @@ class Autoregressive(Pretrained):
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, " b"]]:
         """Clamped ancestral sampling of component k by the uniform numbers u: (x, log w), eq. (3)."""
         raise TypeError(f"{type(self).__name__} cannot be sampled")
+
+    def log_x(self, z: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        """log p(x), whatever the class in z."""
+        raise TypeError(f"{type(self).__name__} sums over its classes")
+
+    def log_class(self, z: Float[Tensor, "b n"]) -> Float[Tensor, "b C"]:
+        """log p(y | x), whatever the class in z."""
+        raise TypeError(f"{type(self).__name__} asks for one class after another")
 
     def step_shares(self) -> dict[str, float]:
         """Step sizes of parameters, by name, as a share of the learning rate; 1 where none is given."""
@@ -119,15 +128,23 @@ class Autoregressive(Pretrained):
         if self.label == "none":
             raise UsageError(f"this {type(self).__name__} has no label: train it with --label first or --label last.")
         z = self.join(x)
-        parts = [
-            self.log_prob(every_class(rows, self.classes, self.label), chunk).view(-1, self.classes)
-            for rows in z.split(max(1, chunk // self.classes))
-        ]
+        if self.label_in_one_pass:
+            parts = [self.log_x(rows)[:, None] + self.log_class(rows) for rows in self.check(z).split(chunk)]
+        else:
+            parts = [
+                self.log_prob(every_class(rows, self.classes, self.label), chunk).view(-1, self.classes)
+                for rows in z.split(max(1, chunk // self.classes))
+            ]
         return torch.cat(parts) if parts else torch.zeros(0, self.classes)
 
+    @torch.no_grad()
     def classify(self, x: Any) -> Float[Tensor, "b C"]:
         """p(y | x) by Bayes' rule, exact, for x (b, n_x)."""
-        return self.joint_log_prob(x).softmax(1)
+        return (
+            self.log_class(self.check(self.join(x))).exp()
+            if self.label_in_one_pass
+            else self.joint_log_prob(x).softmax(1)
+        )
 
     @torch.no_grad()
     def log_prob(self, x: Any, chunk: int = 1000) -> Float[Tensor, " b"]:

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import json as json_module
 import math
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -44,8 +43,8 @@ from torch import Tensor
 
 from ptheta.data.order import generator
 from ptheta.density.divergences import EXACT, exact_mmd2, exact_wasserstein
-from ptheta.engine.checkpoint import full_disk_is_an_input_error
 from ptheta.engine.errors import InputError, UsageError
+from ptheta.engine.results import save_whole, target
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -205,9 +204,13 @@ def divergences(out: Path | None = None, seed: int = 0, json: bool = False) -> l
         seed: Of the random starts.
         json: Print one JSON object.
     """
-    path = _target(out)
+    if out is not None and out.suffix != ".png":
+        raise UsageError(f"--out {out} is no picture's name; allowed: a name that ends in .png.")
+    path = target(".", out, "divergences")
     fits = study(seed)
-    _save(picture(fits), path)
+    figure = picture(fits)
+    save_whole(path, {".png": lambda p: figure.savefig(p, format="png", dpi=130)}, say=False)
+    path = path.with_name(path.name + ".png")
     if json:
         about = {"seed": seed, "data": {"weights": WEIGHTS, "means": MEANS, "widths": WIDTHS}, "picture": str(path)}
         print(json_module.dumps({**about, "fits": [asdict(f) for f in fits]}))
@@ -222,33 +225,6 @@ def divergences(out: Path | None = None, seed: int = 0, json: bool = False) -> l
         print(f"{SYMBOLS[fit.minimised]:9}{fit.mean:6.2f} {fit.width:5.2f} {shares:>10} {cells}".rstrip())
     print(f"\n{path}")
     return fits
-
-
-def _target(out: Path | None) -> Path:
-    """Where the picture goes. A name that the user gave is never overwritten; the default is numbered."""
-    if out is not None:
-        if out.suffix != ".png":
-            raise UsageError(f"--out {out} is no picture's name; allowed: a name that ends in .png.")
-        if out.exists():
-            raise UsageError(f"{out} exists; name another --out.")
-        if not (folder := next(p for p in out.absolute().parents if p.exists())).is_dir():
-            raise UsageError(f"{folder} is no folder; name another --out.")
-        return out
-    k = 1
-    while (path := Path("divergences.png" if k == 1 else f"divergences-{k}.png")).exists():
-        k += 1
-    return path
-
-
-def _save(figure: Figure, path: Path) -> None:
-    part = path.with_name(f".part-{path.name}")
-    with full_disk_is_an_input_error(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(part, dpi=130)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def command(argv: list[str]) -> int:

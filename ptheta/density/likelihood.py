@@ -67,6 +67,7 @@ class MaximumLikelihood:
     steps: int
     figure = "nats"
     better: Literal["lower", "higher"] = "lower"
+    keep: Literal["best", "last"] = "best"
 
     def __init__(self, config: Any, data: BinaryData, seed: int, hardware: Hardware, steps: int):
         self.config, self.data, self.seed, self.hardware, self.total = config, data, seed, hardware, steps
@@ -92,7 +93,7 @@ class MaximumLikelihood:
         self.step = 0
 
     @staticmethod
-    def open_data(spec: Any, size: int, threshold: float) -> BinaryData:
+    def open_data(spec: Any, size: int, threshold: float, skip_unreadable: bool = False) -> BinaryData:
         from ptheta.data.binary import load
 
         return load(spec, size=size, threshold=threshold)

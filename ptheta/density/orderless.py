@@ -49,7 +49,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -94,6 +94,7 @@ class Orderless(Autoregressive):
         }  # fmt: skip
         self.n, self.shape, self.components, self.seed = n, tuple(shape) if shape else None, orderings, seed
         self.label, self.classes = label, classes
+        self.label_in_one_pass = label == "last"
         g = generator(seed, 0, "orderless")
 
         def drawn(rows: int, columns: int, inputs: int) -> nn.Parameter:
@@ -250,23 +251,12 @@ class Orderless(Autoregressive):
         deep = linear(self.upper(self.first(z, m)), self.V[at], self.b[at])
         return (deep + linear(seen(z, m), self.direct()[at])).log_softmax(1)
 
-    @torch.no_grad()
-    def joint_log_prob(self, x: Any, chunk: int = 1000) -> Float[Tensor, "b C"]:
-        """As in `Autoregressive`; with the label last, x is walked once for all classes."""
-        if self.label != "last":
-            return super().joint_log_prob(x, chunk)
-        z, parts = self.check(self.join(x)), []
-        for rows in z.split(chunk):
-            nothing, pixels = (torch.zeros_like(rows, dtype=torch.bool) for _ in range(2))
-            pixels[:, : self.n_x] = True
-            log_x = torch.stack([self.walk(rows, nothing, pixels, k)[1] for k in range(self.components)])
-            parts.append((log_x.logsumexp(0) - math.log(self.components))[:, None] + self.log_class(rows))
-        return torch.cat(parts)
-
-    @torch.no_grad()
-    def classify(self, x: Any) -> Float[Tensor, "b C"]:
-        """p(y | x) by Bayes' rule, exact; with the label last, in one pass."""
-        return self.log_class(self.check(self.join(x))).exp() if self.label == "last" else super().classify(x)
+    def log_x(self, z: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        """log p(x) of eq. (6) over the pixels, whatever the class."""
+        nothing, pixels = (torch.zeros_like(z, dtype=torch.bool) for _ in range(2))
+        pixels[:, : self.n_x] = True
+        each = torch.stack([self.walk(z, nothing, pixels, k)[1] for k in range(self.components)])
+        return each.logsumexp(0) - math.log(self.components)
 
     @torch.no_grad()
     def embed(self, x) -> Float[Tensor, "b h"]:

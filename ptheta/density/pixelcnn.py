@@ -29,23 +29,29 @@ eq. (4) with h the one-hot y:
 
     \log p(x, y) = \log softmax(π)_y + \log p(x | y),      a^l += V^l_y,    c^l += U^l_y             (6)
 
+With the class after its picture (label = "last") no gate knows it, and one convolution without a mask, which sees all
+of the picture, is averaged over the cells of a grid G of 4 × 4, or fewer where there are fewer pixels:
+
+    \log p(x, y) = \log p(x) + \log softmax(π + F \, vec G[ ReLU(E ∗ [ReLU(h^L); v^0] + e) ])_y      (7)
+
 Sampling takes one pass per pixel in the paper. Here a row of v is computed once, when the rows above it are drawn, and
 h once for each pixel, from the last m columns that each layer keeps: a sample costs one pass in all.
 
 | symbol | shape | here |
 |---|---|---|
-| x | (b, H·W) | pictures, row by row; with labels (b, C + H·W), the one-hot y first |
+| x | (b, H·W) | pictures, row by row; with labels (b, C + H·W), the one-hot y first or last |
 | v, h | (b, p, H, W) | the two stacks, p channels |
 | a, c | (b, 2p, H, W) | pre-activations of the gates |
 | N, R | (2p, p, m + 1, k), (2p, p, 1, m + 1) | taps above, taps to the left; layer 1: (2p, 1, 3, 7), (2p, 1, 1, 3) |
 | S, O, A, B | (2p, 2p), (p, p), (p, p), (1, p) | 1 × 1 convolutions |
-| U, V | (C, 2p) | biases of the classes |
+| U, V, π | (C, 2p), (C, 2p), (C,) | biases of the classes, and their prior |
+| E, F | (2p, p + 1, 5, 5), (C, 2p·|G|) | what a class is told by, label last |
 | b | (H·W,) | output bias of each pixel |
 
 Differs from the paper: two values a pixel and so one logit; tanh(a_f / 2) in place of tanh(a_f), so that one sigmoid
 serves both halves (W_f is the paper's twice); residual connections in the vertical stack too, which the paper tried
 and left out; biases for each pixel in the first layer and at the output; no skip connections, whose sum h^L already
-is; dropout, of whole channels, off unless asked for; Adam with weight averaging in place of RMSProp.
+is; dropout, of whole channels, off unless asked for; Adam with weight averaging in place of RMSProp; eq. (7).
 
 Expected: validation −log p of `binarized_mnist` 84.0 nats with 64 channels after some fifty minutes of one core, by the
 command of benchmarks/figures.py; test −log p of the digits 17.3 after half a minute (docs/density.md).
@@ -60,16 +66,18 @@ from typing import Annotated, Any, Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, log_softmax, one_hot, pad, relu
+from torch.nn.functional import adaptive_avg_pool2d, conv2d, linear, log_softmax, one_hot, pad, relu
 
 from ptheta.data.order import generator
 from ptheta.density.autoregressive import Autoregressive, draw, log_bernoulli
 from ptheta.density.joint import draw_class
 from ptheta.density.likelihood import LikelihoodConfig, MaximumLikelihood
-from ptheta.engine.errors import UsageError
+from ptheta.engine.errors import UsageError, unknown
 from ptheta.engine.method import Between
 
 FIRST = 7  # width of the first layer's field
+LAST = 5  # width of E in eq. (7)
+GRID = 4  # cells of G a side
 AT_ONCE = 100  # pictures in one pass that needs no gradient
 
 
@@ -136,7 +144,7 @@ class Layer(nn.Module):
 
 
 class PixelCNN(Autoregressive):
-    """p(x) of eqs. (1)–(5), or p(x, y) of eq. (6)."""
+    """p(x) of eqs. (1)–(5), or p(x, y) of eq. (6) or (7)."""
 
     name = "pixelcnn"
     components = 1
@@ -146,8 +154,8 @@ class PixelCNN(Autoregressive):
         shape=None, label: str = "none", classes: int = 0,
     ):  # fmt: skip
         super().__init__()
-        self.classes = classes if label == "first" else 0
-        self.label = label
+        self.label, self.classes = label, classes if label != "none" else 0
+        self.takes_unlabelled = self.label_in_one_pass = label == "last"
         self.shape = self.size = height, width = _picture(n, shape, label, self.classes, kernel)
         self.n, self.channels, self.dropout, self.seed = n, channels, dropout, seed
         self.arguments = {
@@ -156,22 +164,30 @@ class PixelCNN(Autoregressive):
         }  # fmt: skip
         g = generator(seed, 0, "pixelcnn")
         self.layers: Any = nn.ModuleList(
-            Layer(l, channels, kernel, self.classes, self.size, g) for l in range(1, layers + 1)
+            Layer(l, channels, kernel, classes if label == "first" else 0, self.size, g) for l in range(1, layers + 1)
         )
         self.A = _weights(g, 1, channels, channels, 1, 1)
         self.a = nn.Parameter(torch.zeros(channels))
         self.B = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.b = nn.Parameter(torch.zeros(height * width))
         self.prior = nn.Parameter(torch.zeros(self.classes)) if self.classes else None
+        if label == "last":
+            self.grid = min(GRID, height), min(GRID, width)
+            self.E, self.e = (
+                _weights(g, 1, 2 * channels, channels + 1, LAST, LAST),
+                nn.Parameter(torch.zeros(2 * channels)),
+            )
+            self.F = nn.Parameter(torch.zeros(self.classes, 2 * channels * math.prod(self.grid)))
 
     def order(self, k: int = 0) -> Int[Tensor, " n"]:
         return torch.arange(self.n, device=self.device)
 
     def start_at(self, log_odds: Float[Tensor, " n"]) -> None:
         """Output biases at the log-odds of the pixels, the prior at the frequencies of the classes."""
-        self.b.data.copy_(log_odds[self.classes :])
+        of_pixels, of_classes = self.split(log_odds[None])
+        self.b.data.copy_(of_pixels[0])
         if self.prior is not None:
-            self.prior.data.copy_(log_odds[: self.classes].sigmoid().log().log_softmax(0))
+            self.prior.data.copy_(of_classes[0].sigmoid().log().log_softmax(0))
 
     # ------------------------------------------------------------ one pass
 
@@ -194,27 +210,50 @@ class PixelCNN(Autoregressive):
         self, x: Float[Tensor, "b hw"], y: Float[Tensor, "b classes"] | None = None, step: int | None = None
     ) -> Float[Tensor, "b hw"]:
         """Eq. (5) for every pixel at once."""
-        hidden = relu(conv2d(relu(self.features(x, y, step)), self.A, self.a))
-        return conv2d(hidden, self.B).flatten(1).to(x.dtype) + self.b
+        return self.output(self.features(x, y, step)).to(x.dtype) + self.b
 
-    def log_prior(self, y: Float[Tensor, "b classes"]) -> Float[Tensor, " b"]:
-        """log p(y) of eq. (6); −∞ for what is no class."""
+    def output(self, h: Float[Tensor, "b p h w"]) -> Float[Tensor, "b hw"]:
+        """Eq. (5) from h^L, but for the biases of the pixels."""
+        return conv2d(relu(conv2d(relu(h), self.A, self.a)), self.B).flatten(1)
+
+    def told(self, x: Float[Tensor, "b hw"], h: Float[Tensor, "b p h w"]) -> Float[Tensor, "b classes"]:
+        """log p(y | x) of eq. (7) for every class, from pictures and their h^L."""
         assert self.prior is not None
-        log_p = (y * log_softmax(self.prior.to(y.dtype), 0)).sum(1)
-        return torch.where(y.sum(1) == 1, log_p, -math.inf)
+        every = torch.cat([relu(h), (2 * x - 1).view(-1, 1, *self.size).to(h.dtype)], 1)
+        cells = adaptive_avg_pool2d(relu(conv2d(every, self.E, self.e, padding=LAST // 2)), self.grid).flatten(1)
+        return (linear(cells, self.F).to(x.dtype) + self.prior).log_softmax(1)
+
+    def log_prior(self, z: Float[Tensor, "b n"]) -> Float[Tensor, "b classes"]:
+        """log p(y) of eq. (6) for every class, the same in every row."""
+        assert self.prior is not None
+        return log_softmax(self.prior.to(z.dtype), 0).expand(len(z), -1)
 
     def forward(self, x: Float[Tensor, "b n"], step: int = 0) -> Float[Tensor, " b"]:
-        """−log p(x) or −log p(x, y) in nats, eqs. (1) and (6)."""
-        return -self._log_prob(x, step)
+        """−log p(x) or −log p(x, y) in nats, eqs. (1), (6), (7); −log p(x) if the label is last and no class is on."""
+        log_x, log_class = self._terms(x, step)
+        if self.label == "last":
+            log_class = torch.where(self.split(x)[1].sum(1) == 0, 0.0, log_class)
+        return -(log_x + log_class)
 
     def component_log_prob(self, x: Float[Tensor, "b n"], k: int = 0) -> Float[Tensor, " b"]:
-        return torch.cat([self._log_prob(rows) for rows in x.split(AT_ONCE)])
+        return torch.cat([sum(self._terms(rows), torch.zeros(())) for rows in x.split(AT_ONCE)])
 
-    def _log_prob(self, z: Float[Tensor, "b n"], step: int | None = None) -> Float[Tensor, " b"]:
+    def _terms(self, z: Float[Tensor, "b n"], step: int | None = None) -> tuple[Tensor, Tensor]:
+        """log p of the pixels, and log p of the class y that z holds: given them, or they given it."""
         x, y = self.split(z)
-        if not self.classes:
-            return log_bernoulli(self.logits(x, None, step), x)
-        return log_bernoulli(self.logits(x, y, step), x) + self.log_prior(y)
+        h = self.features(x, y if self.label == "first" else None, step)
+        log_x = log_bernoulli(self.output(h).to(x.dtype) + self.b, x)
+        if self.label == "none":
+            return log_x, torch.zeros_like(log_x)
+        return log_x, of_class(self.log_prior(z) if self.label == "first" else self.told(x, h), y)
+
+    def log_x(self, z: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+        """log p(x) of eq. (7), whatever the class."""
+        return torch.cat([log_bernoulli(self.logits(x), x) for x in self.split(z)[0].split(AT_ONCE)])
+
+    def log_class(self, z: Float[Tensor, "b n"]) -> Float[Tensor, "b C"]:
+        """log p(y | x) of eq. (7)."""
+        return torch.cat([self.told(x, self.features(x)) for x in self.split(z)[0].split(AT_ONCE)])
 
     def _kept(self, like: Tensor, l: int, step: int) -> Float[Tensor, "2 b p 1 1"]:
         """Factors of the channels of v and h; drawn for the batch of all processes, of which this has a slice."""
@@ -229,16 +268,17 @@ class PixelCNN(Autoregressive):
     def clamped(
         self, x: Float[Tensor, "b n"], observed: Bool[Tensor, "b n"], u: Float[Tensor, "b n"], k: int = 0
     ) -> tuple[Float[Tensor, "b n"], Float[Tensor, " b"]]:
-        """Eqs. (3)–(6), each row of v and each pixel of h once. A class is drawn whole, by the u of its first column;
+        """Eqs. (3)–(7), each row of v and each pixel of h once. A class is drawn whole, by the u of its first column;
         label columns are observed all or none."""
         parts = [self._clamped(*rows) for rows in zip(x.split(AT_ONCE), observed.split(AT_ONCE), u.split(AT_ONCE))]
         return torch.cat([z for z, _ in parts]), torch.cat([log_w for _, log_w in parts])
 
     def _clamped(self, z: Tensor, observed: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         log_w, u = z.new_zeros(len(z)), u.to(z.dtype)
-        x, y = self.split(z)
-        y = self._class(y, observed[:, 0], u[:, 0], log_w) if self.classes else None
-        xt, ut, seen = (t[:, self.classes :].t().contiguous() for t in (z, u, observed))  # (hw, b)
+        y_given, y_seen, y_u = (self.split(t)[1] for t in (z, observed, u))
+        y = self._class(self.log_prior(z), y_given, y_seen, y_u, log_w) if self.label == "first" else None
+        x, ut, seen = (self.split(t)[0] for t in (z, u, observed))
+        xt, ut, seen = (t.t().contiguous() for t in (x, ut, seen))  # (hw, b)
         (height, width), b, p = self.size, len(x), self.channels
         above = [x.new_zeros(b, l.N.shape[1], l.N.shape[2], width + 2 * l.m) for l in self.layers]  # what N sees
         left = [x.new_zeros(b, (width + l.m) * l.R.shape[1]) for l in self.layers]  # h^{l−1} of a row and its margin
@@ -259,7 +299,11 @@ class PixelCNN(Autoregressive):
                 xt[d] = draw(logit, ut[d], xt[d], seen[d], log_w)
                 left[0][:, j + FIRST // 2] = 2 * xt[d] - 1
             _push(above[0], 2 * xt[i * width : (i + 1) * width].t() - 1)
-        return (xt.t().contiguous() if y is None else torch.cat([y, xt.t()], 1)), log_w
+        x = xt.t().contiguous()
+        if self.label == "last":
+            y = self._class(self.log_class(self.join(x)), y_given, y_seen, y_u, log_w)
+            return torch.cat([x, y], 1), log_w
+        return (x if y is None else torch.cat([y, x], 1)), log_w
 
     def _row(self, i: int, above: list[Tensor], y: Tensor | None) -> list[Float[Tensor, "w b c"]]:
         """c of eq. (4) but for R ∗ h, of row i in every layer; v^{l−1} of the row is added to what N^l sees."""
@@ -272,18 +316,24 @@ class PixelCNN(Autoregressive):
             out.append(layer.from_above(a, y, row)[:, :, 0].permute(2, 0, 1).contiguous())
         return out
 
-    def _class(self, y: Tensor, observed: Tensor, u: Tensor, log_w: Tensor) -> Float[Tensor, "b classes"]:
-        """Observed classes, whose log p(y) is added to log_w in place, and others drawn by the inverse of the CDF."""
-        assert self.prior is not None
-        drawn = draw_class(self.prior.double().softmax(0), u.double())
-        log_w += torch.where(observed, self.log_prior(y), 0.0)
-        return torch.where(observed[:, None], y, one_hot(drawn, self.classes).to(y.dtype))
+    def _class(
+        self, log_q: Float[Tensor, "b C"], y: Float[Tensor, "b C"], observed: Tensor, u: Tensor, log_w: Tensor
+    ) -> Float[Tensor, "b C"]:
+        """Observed classes, whose log q is added to log_w in place, and others drawn by the inverse of the CDF."""
+        drawn = draw_class(log_q.double().exp(), u[:, 0].double())
+        log_w += torch.where(observed[:, 0], of_class(log_q, y), 0.0)
+        return torch.where(observed, y, one_hot(drawn, self.classes).to(y.dtype))
 
     @torch.no_grad()
     def embed(self, x) -> Float[Tensor, "b p"]:
         """The mean of h^L over the pixels, of a picture or of a picture and its class."""
         pairs = [self.split(rows) for rows in self.check(x).split(AT_ONCE)]
-        return torch.cat([self.features(x, y if self.classes else None).mean((2, 3)) for x, y in pairs])
+        return torch.cat([self.features(x, y if self.label == "first" else None).mean((2, 3)) for x, y in pairs])
+
+
+def of_class(log_q: Float[Tensor, "b C"], y: Float[Tensor, "b C"]) -> Float[Tensor, " b"]:
+    """log q of the class that y is; −∞ for what is no class."""
+    return torch.where(y.sum(1) == 1, (y * log_q).sum(1), -math.inf)
 
 
 def _push(rows: Float[Tensor, "b p m wm"], new: Float[Tensor, "b p w"] | Float[Tensor, "b w"]) -> None:
@@ -301,10 +351,9 @@ def _weights(g: torch.Generator, gain: float, *size: int) -> nn.Parameter:
 
 def _picture(n: int, shape, label: str, classes: int, kernel: int) -> tuple[int, int]:
     """(height, width) of the pictures, or UsageError for what PixelCNN has no equation for."""
-    if label not in ("none", "first"):
-        fix = "allowed: none, first. A model of p(y | x) needs no order of pixels: use another method for it."
-        raise UsageError(f"label = {label!r} is impossible for pixelcnn; {fix}")
-    if label == "first" and not 1 <= classes < n:
+    if label not in ("none", "first", "last"):
+        raise unknown("label", label, ["none", "first", "last"])
+    if label == "none" and classes or label != "none" and not 1 <= classes < n:
         raise UsageError(f"classes = {classes} is impossible; allowed: 1 to {n - 1} label columns of the {n}.")
     if kernel < 3 or kernel % 2 == 0:
         raise UsageError(f"kernel = {kernel} is impossible; allowed: odd numbers from 3 (option --kernel).")

@@ -8,7 +8,8 @@ r"""The classic rivals of a joint model for y: what p(y | x) costs and gives wit
 (2) and (3) are discriminative: they minimise −\log p(y | x) + λ‖w‖²/2 and never ask what x looks like. A generative
 model learns quicker from few labels, a discriminative one ends better (Ng & Jordan 2002): the few-label curve shows it.
 
-λ of (2) and (3) is chosen on the validation split, and so is the update at which (3) stops.
+(2) is that of `nets/probes.py`. λ of (2) and (3) is chosen on the validation split, and so is the update at which (3)
+stops.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch.nn.functional import cross_entropy, relu
 from ptheta.data.order import generator, minibatches
 from ptheta.density.joint import expected_calibration_error, keep_labels, labels_of
 from ptheta.engine.method import Estimate
+from ptheta.nets.probes import best_logistic_regression
 
 
 def naive_bayes(x: Tensor, y: Int[Tensor, " N"], classes: int) -> Any:
@@ -38,36 +40,6 @@ def naive_bayes(x: Tensor, y: Int[Tensor, " N"], classes: int) -> Any:
     prior = ((count + 1) / (count.sum() + classes)).log()
     W, b = (p / (1 - p)).log(), (1 - p).log().sum(1) + prior
     return lambda x: x.double() @ W.t() + b
-
-
-def logistic_regression(
-    x: Float[Tensor, "N n"], y: Int[Tensor, " N"], classes: int, ridge: float, iterations: int = 200
-) -> Any:
-    """Eq. (2) with λ = ridge by L-BFGS on all of x at once: a function from x (b, n) to logits (b, C)."""
-    W = torch.zeros(classes, x.shape[1], requires_grad=True)
-    b = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([W, b], max_iter=iterations, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = cross_entropy(x @ W.t() + b, y) + 0.5 * ridge * W.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    W, b = W.detach(), b.detach()
-    return lambda x: x @ W.t() + b
-
-
-RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-
-
-def best_logistic_regression(
-    x: Float[Tensor, "N n"], y: Int[Tensor, " N"], valid: tuple[Tensor, Tensor], classes: int
-) -> Any:
-    """Eq. (2) with the λ of `RIDGES` that loses least on `valid` = (x, y)."""
-    fits = [logistic_regression(x, y, classes, ridge) for ridge in RIDGES]
-    return min(fits, key=lambda f: cross_entropy(f(valid[0]), valid[1]).item())
 
 
 def mlp(

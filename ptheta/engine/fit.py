@@ -32,7 +32,8 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
     """Train `method` up to `options.steps` updates, going on from the newest checkpoint if there is one.
 
     Every `eval_every` steps the figure of the validation split (the training split if there is none) is measured;
-    the best model so far is written to `run.model`. A checkpoint is written then and every `save_every` seconds.
+    the best model so far, or the newest, as `method.keep` says, is written to `run.model`. A checkpoint is written
+    then and every `save_every` seconds.
 
     Raises InputError on a loss that is not finite (the last good checkpoint stays) or a full disk,
     and Interrupted after Ctrl-C or SIGTERM, with everything saved.
@@ -91,11 +92,11 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
         if hardware.main:
             run.log(step, split, flat(figures))
         progress.note(f"{split} {method.figure} {figures[method.figure].mean:.4g}")
-        if value < best:
+        if better := value < best:
             best, best_step = value, step
-            if hardware.main:
-                with checkpoint.full_disk_is_an_input_error(f"the model of step {step} in {run.path}"):
-                    method.save_model(run.model)
+        if hardware.main and (better or method.keep == "last"):
+            with checkpoint.full_disk_is_an_input_error(f"the model of step {step} in {run.path}"):
+                method.save_model(run.model)
 
     def ended() -> bool:
         return step >= steps or bool(options.patience and step - best_step >= options.patience * eval_every)
@@ -116,7 +117,9 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
                 summed += 1
                 if step % log_every == 0:
                     refuse_if_bad()
-                    means = {n: hardware.mean(v).item() / summed for n, v in sums.items()}
+                    means = {
+                        n: hardware.mean(sums[n]).item() / summed for n in sorted(sums)
+                    }  # as a checkpoint gives them
                     sums, summed = {}, 0
                     if hardware.main:
                         run.log(step, "train", means)
@@ -139,7 +142,9 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
     if (signum := -int(hardware.least(-signum))) > 0:  # in every process, whichever was asked to stop
         raise Interrupted(signum, step, run.path)
     if hardware.main:
-        run.draw(method.pictures())
+        from ptheta.engine.curves import curves
+
+        run.draw({"curves": curves(run.metrics()), **method.pictures()})
 
 
 def flat(figures: dict[str, Any]) -> dict[str, float]:

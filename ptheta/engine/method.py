@@ -122,11 +122,12 @@ class Method(Protocol):
     steps: int  # how many of them a run has when nobody says
     figure: str  # the key of `evaluate` that tells how good the model is
     better: Literal["lower", "higher"]
+    keep: Literal["best", "last"]  # which model is kept: that of the best figure so far, or the newest
 
     def __init__(self, config: Config, data: Any, seed: int, hardware: Hardware, steps: int): ...
 
     @staticmethod
-    def open_data(spec: Any, size: int, threshold: float) -> Any:
+    def open_data(spec: Any, size: int, threshold: float, skip_unreadable: bool = False) -> Any:
         """The observations that `spec` names, in the form that this method learns from."""
         ...
 

@@ -13,7 +13,8 @@ class Options(Config):
     """What a run is told besides its method's Config. Raises UsageError for impossible values."""
 
     data: str = "digits"
-    """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, or a file or folder of yours."""
+    """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, emoji, or a file or folder of
+    yours."""
     steps: Annotated[int | None, Between(1, 2**53)] = None
     """Updates in all (default: the method's own number)."""
     max_time: Annotated[float | None, Between(0, open=True)] = None
@@ -44,5 +45,7 @@ class Options(Config):
     """Seconds between checkpoints, besides those at evaluations."""
     size: Annotated[int, Between(1, 4096)] = 28
     """Height and width to which a folder of images is scaled, in pixels."""
+    skip_unreadable: bool = False
+    """Leave out pictures of a folder that cannot be read, and say how many (selfsup)."""
     threshold: Annotated[float, Between(0, 1)] = 0.5
     """Grey level in [0, 1] above which a pixel is 1."""

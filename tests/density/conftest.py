@@ -1,41 +1,12 @@
-"""Fixtures of the density tests."""
-
-import os
-from pathlib import Path
+"""What each density test has, and the devices there are."""
 
 import pytest
 import torch
 
-REAL = os.environ.get("PTHETA_DATA", "")
-
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """No network, no data but this test's."""
-    monkeypatch.setenv("PTHETA_OFFLINE", "1")
-    monkeypatch.setenv("PTHETA_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("PTHETA_DATA", raising=False)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models as small as these lose time to a second thread, and lose ten times as much where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def real(monkeypatch):
-    """A function that lets a test see a real file, or skips where it is not at hand."""
-
-    def need(file: str) -> None:
-        if not REAL or not (Path(REAL) / file).is_file():
-            pytest.skip(f"{file} is not under PTHETA_DATA ({REAL or 'not set'})")
-        monkeypatch.setenv("PTHETA_DATA", REAL)
-
-    return need
+def setting(alone, one_thread):
+    pass
 
 
 @pytest.fixture(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.functional import conv2d
+from pixelcnns_by_hand import build, masked_pass, pixels_and_label, walk, with_class
 from zoo import clamped, everything, frequencies_fit, number, some, uniform
 
 from ptheta.data.binary import load
@@ -22,22 +22,6 @@ from ptheta.engine.hardware import Hardware
 SHAPES = [(3, 3), (2, 4), (1, 5), (4, 2), (5, 1), (1, 1)]
 
 
-def build(shape, classes=0, seed=0, dtype=torch.float64, spread=1.0, channels=6, layers=3, **more) -> PixelCNN:
-    """A model with random weights and biases, so that the initial zeros hide nothing; in eval mode."""
-    n, label = math.prod(shape) + classes, "first" if classes else "none"
-    more = {"channels": channels, "layers": layers, "kernel": 3, "label": label, "classes": classes, **more}
-    model, g = PixelCNN(n, shape=shape, seed=seed, **more), generator(seed, 0, "weights")
-    for p in model.parameters():
-        inputs = math.prod(p.shape[1:]) if p.dim() == 4 else 4
-        p.data = torch.randn(p.shape, generator=g, dtype=torch.float64) * (2 * spread / inputs**0.5)
-    return model.to(dtype).eval()
-
-
-def with_class(x: torch.Tensor, classes: int) -> torch.Tensor:
-    """Every vector with every class before it."""
-    return torch.cat([torch.eye(classes, dtype=x.dtype).repeat_interleave(len(x), 0), x.repeat(classes, 1)], 1)
-
-
 # ---------------------------------------------------------------- densities
 
 
@@ -47,17 +31,6 @@ def test_probabilities_of_all_pictures_sum_to_one(shape, kernel):
     model = build(shape, kernel=kernel)
     p = model.log_prob(everything(model.n)).exp()
     assert abs(p.sum().item() - 1) < 1e-9 and p.max() > 2 * p.min()
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (3, 2), (1, 1)])
-def test_probabilities_of_all_pictures_with_their_class_sum_to_one(shape):
-    model = build(shape, classes=3)
-    log_p = model.log_prob(everything(model.n))
-    assert abs(log_p.exp().sum().item() - 1) < 1e-9
-    one_hot = everything(model.n)[:, :3].sum(1) == 1
-    assert (log_p[~one_hot] == -math.inf).all() and torch.isfinite(log_p[one_hot]).all()
-    each = model.log_prob(with_class(everything(model.n - 3), 3)).exp().view(3, -1)
-    torch.testing.assert_close(each.sum(1), model.prior.detach().softmax(0), rtol=1e-10, atol=1e-10)
 
 
 @settings(deadline=None, max_examples=25)
@@ -76,40 +49,6 @@ def test_any_model_of_any_size_is_a_distribution_and_is_what_it_samples(shape, c
     torch.testing.assert_close(log_w, log_p, rtol=1e-10, atol=1e-10)
 
 
-def pixels_and_label(model, z):
-    """x and the one-hot y, or None where there is no label."""
-    return z[:, model.classes :], z[:, : model.classes] if model.classes else None
-
-
-def masked_pass(model: PixelCNN, x: torch.Tensor, y: torch.Tensor | None) -> torch.Tensor:
-    """Logits by the equations, with whole squares of weights that a mask is multiplied into, and tanh where it is."""
-    v = h = (2 * x - 1).view(-1, 1, *model.shape)
-    for l, layer in enumerate(model.layers):
-        m = 3 if l == 0 else layer.R.shape[-1] - 1
-        size = 2 * m + 1
-        down, right = torch.ones(2, size, size, dtype=x.dtype)
-        down[m + (l > 0) :] = 0  # rows below the pixel's; in the first layer its own too
-        right[:m] = right[m + 1 :] = right[:, m + 1 :] = 0
-        if l == 0:
-            right[m, m] = 0
-        N, R = (torch.full((*W.shape[:2], size, size), 9.0, dtype=x.dtype) for W in (layer.N, layer.R))
-        N[:, :, : layer.N.shape[2]] = layer.N
-        R[:, :, m, : layer.R.shape[3]] = layer.R[:, :, 0]
-        n, r = (b.permute(2, 0, 1) if l == 0 else b[:, None, None] for b in (layer.n, layer.r))
-        a = conv2d(v, N * down, padding=m) + n
-        if y is not None:
-            a = a + (y @ layer.V)[:, :, None, None]
-        c = conv2d(h, R * right, padding=m) + torch.einsum("dc,bchw->bdhw", layer.S[:, :, 0, 0], a) + r
-        if y is not None:
-            c = c + (y @ layer.U)[:, :, None, None]
-        p = model.channels
-        down, right = (torch.tanh(t[:, :p] / 2) / (1 + (-t[:, p:]).exp()) for t in (a, c))
-        right = torch.einsum("dc,bchw->bdhw", layer.O[:, :, 0, 0], right) + layer.o[:, None, None]
-        v, h = (down, right) if l == 0 else (v + down, h + right)
-    hidden = torch.einsum("dc,bchw->bhwd", model.A[:, :, 0, 0], h.clamp(min=0)) + model.a
-    return (hidden.clamp(min=0) @ model.B[0, :, 0, 0]).flatten(1) + model.b
-
-
 @pytest.mark.parametrize("classes", [0, 3])
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("shape", [(9, 7), (2, 4), (1, 5)])
@@ -120,7 +59,7 @@ def test_one_pass_equals_the_equations_with_masked_squares(shape, kernel, classe
         z[:, :classes] = torch.eye(3)[[0, 1, 2, 1]]
     x, y = pixels_and_label(model, z)
     with torch.no_grad():
-        logits = masked_pass(model, x, y)
+        logits = masked_pass(model, x, y)[0]
     torch.testing.assert_close(model.logits(x, y), logits, rtol=1e-10, atol=1e-10)
     p = logits.sigmoid()
     log_p = torch.where(x == 1, p, 1 - p).log().sum(1)
@@ -163,28 +102,6 @@ def test_pixels_are_visited_row_by_row():
 
 
 # ---------------------------------------------------------------- sampling
-
-
-@torch.no_grad()
-def walk(model: PixelCNN, z, observed, u):
-    """Clamped ancestral sampling by one full pass for each pixel."""
-    C, log_w = model.classes, torch.zeros(len(z), dtype=torch.float64)
-    z = torch.where(observed, z, 0)
-    if C:
-        prior = model.prior.softmax(0)
-        for row in range(len(z)):
-            if observed[row, 0]:
-                y = z[row, :C]
-                log_w[row] += (y @ prior).log() if y.sum() == 1 else -math.inf
-            else:
-                below = [sum(prior[:c]) for c in range(C)]
-                z[row, max(c for c in range(C) if below[c] <= u[row, 0])] = 1
-    for d in range(C, model.n):
-        x, y = pixels_and_label(model, z)
-        p = model.logits(x, y)[:, d - C].sigmoid()
-        z[:, d] = torch.where(observed[:, d], z[:, d], (u[:, d] < p).to(z.dtype))
-        log_w += torch.where(observed[:, d], torch.where(z[:, d] == 1, p, 1 - p).log(), 0.0)
-    return z, log_w
 
 
 @pytest.mark.parametrize(
@@ -241,61 +158,15 @@ def test_a_seed_gives_the_same_model_and_samples_and_the_global_generator_is_lef
     assert not torch.equal(one.sample(150, seed=6), x) and not torch.equal(one.layers[0].N, other.layers[0].N)
 
 
-# ---------------------------------------------------------------- classes
-
-
-def test_the_class_changes_the_first_pixel_and_every_other():
-    model, x = build((3, 3), classes=3, channels=16), some(1, 9).expand(3, -1)
-    logits = model.logits(x, torch.eye(3, dtype=torch.float64))
-    for one, other in ((0, 1), (0, 2), (1, 2)):
-        assert (logits[one] - logits[other]).abs().min() > 1e-4
-    z = with_class(everything(1), 3)
-    first = build((1, 1), classes=3).log_prob(z).exp().view(3, 2)
-    p = first[:, 1] / first.sum(1)
-    assert (p[:, None] - p).abs().max() > 0.05
-
-
-def test_the_class_enters_every_gate():
-    model = build((3, 3), classes=2)
-    model(with_class(some(4, 9), 2)).sum().backward()
-    for layer in model.layers:
-        for of_class in (layer.V, layer.U):
-            assert (of_class.grad.abs() > 1e-12).all() and not torch.allclose(of_class.grad[0], of_class.grad[1])
-
-
-def test_one_uniform_number_draws_the_class_by_the_inverse_of_its_distribution():
-    model = build((1, 1), classes=3)
-    model.prior.data = torch.tensor([0.2, 0.5, 0.3]).log() + 7
-    u = torch.full((6, 4), 0.99, dtype=torch.float64)
-    u[:, 0] = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 0.999])
-    z = clamped(model, torch.zeros_like(u), torch.zeros_like(u).bool(), u, 0)[0]
-    assert z[:, :3].argmax(1).tolist() == [0, 0, 1, 1, 2, 2] and (z[:, :3].sum(1) == 1).all()
-    model.prior.data[0] = -2000
-    z = clamped(model, torch.zeros_like(u), torch.zeros_like(u).bool(), u, 0)[0]
-    assert z[:, 0].sum() == 0, "a class without probability is not drawn by u = 0 either"
-
-
-def test_what_is_no_class_has_no_weight():
-    model, z = build((1, 2), classes=2), torch.tensor([[0.0, 0, 1, 0], [1, 1, 1, 0], [0, 1, 1, 0]]).double()
-    log_w = clamped(model, z, torch.tensor([True, True, False, False]).expand(3, -1), uniform(3, 4), 0)[1]
-    assert log_w[:2].tolist() == [-math.inf] * 2 and math.isfinite(log_w[2])
-
-
 # ---------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("classes", [0, 4])
-def test_a_new_model_is_that_of_independent_pixels_at_the_log_odds(classes):
+def test_a_new_model_is_that_of_independent_pixels_at_the_log_odds():
     x = (torch.rand(50, 6, generator=generator(0, 0, "x")) < torch.linspace(0.1, 0.8, 6)).float()
-    labels = torch.eye(4)[torch.arange(50) % 7 % 4] if classes else x[:, :0]
-    data = torch.cat([labels, x], 1)
-    model = PixelCNN(6 + classes, 4, 2, shape=(2, 3), label="first" if classes else "none", classes=classes)
-    model.start_at(log_odds(data))
-    share = (data.sum(0) + 1) / 52
-    by_hand = torch.where(x == 1, share[classes:], 1 - share[classes:]).log().sum(1)
-    if classes:
-        by_hand += (share[:4] / share[:4].sum()).log() @ labels.T
-    torch.testing.assert_close(model.log_prob(data), by_hand)
+    model = PixelCNN(6, 4, 2, shape=(2, 3))
+    model.start_at(log_odds(x))
+    share = (x.sum(0) + 1) / 52
+    torch.testing.assert_close(model.log_prob(x), torch.where(x == 1, share, 1 - share).log().sum(1))
 
 
 def test_dropout_is_of_channels_keyed_by_the_step_and_ends_with_training():
@@ -403,7 +274,8 @@ def test_the_density_of_a_picture_does_not_depend_on_its_neighbours(monkeypatch)
      ({"shape": (3, 4), "label": "first", "classes": 2}, "for 10 columns beside the 2 of the label"),
      ({"shape": (3, 4), "label": "first", "classes": 0}, "classes = 0 is impossible; allowed: 1 to 11"),
      ({"shape": (3, 4), "label": "first", "classes": 12}, "classes = 12 is impossible; allowed: 1 to 11"),
-     ({"shape": (2, 5), "label": "last", "classes": 2}, r"label = 'last' is impossible .*p\(y \| x\) needs no order"),
+     ({"shape": (2, 5), "label": "after", "classes": 2}, "label 'after' is unknown; allowed: first, last, none"),
+     ({"shape": (3, 4), "label": "last", "classes": 0}, "classes = 0 is impossible; allowed: 1 to 11"),
      ({"shape": (3, 4), "kernel": 4}, "kernel = 4 is impossible; allowed: odd numbers from 3")],
 )  # fmt: skip
 def test_what_it_has_no_equation_for_is_refused(arguments, message):

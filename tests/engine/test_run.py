@@ -155,7 +155,7 @@ def test_tensorboard_gets_the_same_figures(train):
 def test_pictures_are_replaced_whole(train):
     run = train(steps=1)
     before = tree(run.path / "pictures")
-    assert before.keys() == {"noise.png"}
+    assert before.keys() == {"curves.png", "noise.png"}
     train(steps=30, resume=True)
     after = tree(run.path / "pictures")
     assert after.keys() == before.keys() and after != before

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ptheta.data.order import generator
 from ptheta.engine.errors import UsageError
-from ptheta.nets.transformer import Blocks, Dropout, causal_mask
+from ptheta.nets.transformer import Blocks, Dropout, attention, causal_mask
 
 CAUSAL = pytest.mark.parametrize("causal", [True, False])
 
@@ -289,3 +289,23 @@ def test_products_in_bf16_train_every_parameter():
 def test_impossible_sizes_are_refused(width, depth, heads, message):
     with pytest.raises(UsageError, match=message):
         Blocks(width, depth, heads, generator(0, 0, "start"))
+
+
+@pytest.mark.parametrize(
+    ("b", "t", "s", "causal"),
+    [(2, 12, 12, False), (3, 49, 49, True), (1, 5, 9, False), (1, 7, 7, True), (1, 1, 1, True)],
+)
+def test_attention_in_bf16_is_that_of_pytorch_and_so_is_its_gradient(b, t, s, causal):
+    g, found = generator(0, 0, "attention"), []
+    q, k, v = (torch.randn(b, 2, n, 8, generator=g) for n in (t, s, s))
+    for dtype in (torch.float64, torch.bfloat16):
+        inputs = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        if dtype == torch.float64:
+            out = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=causal)
+        else:
+            out = attention(*inputs, causal=causal)
+        assert out.dtype == dtype
+        out.sum(2).square().sum().backward()
+        found.append([out.detach(), *(x.grad for x in inputs)])
+    for exact, mine in zip(*found, strict=True):
+        assert (mine.double() - exact).abs().max() <= 0.03 * exact.abs().max() + 1e-6

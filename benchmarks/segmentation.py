@@ -1,0 +1,114 @@
+"""The segmentation room: how many pixels a second are counted, beside torchmetrics, scikit-learn and NumPy.
+
+    python benchmarks/segmentation.py --counting        one run, all in turns, into benchmarks/results/segmentation.json
+
+Maps are 512 x 1024 of 21 classes, 4 % ignored; "streets" are patches of 64 pixels with a tenth of the pixels wrong,
+"noise" is drawn for every pixel alone. The limit is what it takes to read both maps from memory once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ptheta.segmentation.confusion import confusion
+
+RESULTS = Path(__file__).parent / "results" / "segmentation.json"
+CLASSES, HEIGHT, WIDTH, PICTURES = 21, 512, 1024, 16
+ROUNDS = 7
+
+
+def maps(kind: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and prediction, (PICTURES, HEIGHT, WIDTH) uint8."""
+    r = np.random.RandomState(seed)
+    shape = (PICTURES, HEIGHT, WIDTH)
+    if kind == "noise":
+        t, s = r.randint(CLASSES, size=(2, *shape)).astype(np.uint8)
+    else:
+        coarse = r.randint(CLASSES, size=(PICTURES, HEIGHT // 64, WIDTH // 64)).astype(np.uint8)
+        t = coarse.repeat(64, 1).repeat(64, 2)
+        s = np.where(r.rand(*shape) < 0.1, r.randint(CLASSES, size=shape), t).astype(np.uint8)
+    return np.where(r.rand(*shape) < 0.04, 255, t).astype(np.uint8), s
+
+
+def seconds(f: Callable[[], object]) -> float:
+    """Of one call."""
+    began = time.perf_counter()
+    f()
+    return time.perf_counter() - began
+
+
+def ways(kind: str) -> dict[str, tuple[Callable[[], object], int]]:
+    """Each way to count, and how many pictures it counts in a call; the slow ones count two."""
+    from sklearn.metrics import confusion_matrix
+    from torchmetrics.functional.classification import multiclass_jaccard_index
+    from torchmetrics.segmentation import MeanIoU
+
+    t8, s8 = (torch.from_numpy(x) for x in maps(kind))
+    t64, s64 = t8.long(), s8.long()
+    inside = torch.where(t8 == 255, 0, t8)[:2]  # for those that ignore nothing
+
+    def numpy_counts() -> None:
+        t, s = t8.numpy().ravel(), s8.numpy().ravel()
+        kept = t != 255
+        np.bincount(t[kept].astype(np.int64) * CLASSES + s[kept], minlength=CLASSES**2)
+
+    def mean_iou() -> None:
+        metric = MeanIoU(num_classes=CLASSES, input_format="index")
+        metric.update(s64[:2], inside.long())
+        metric.compute()
+
+    def scikit_learn() -> None:
+        confusion_matrix(inside.numpy().ravel(), s8[:2].numpy().ravel(), labels=range(CLASSES))
+
+    return {
+        "ptheta, uint8": (lambda: [confusion(t, s, CLASSES) for t, s in zip(t8, s8)], PICTURES),
+        "ptheta, int64": (lambda: [confusion(t, s, CLASSES) for t, s in zip(t64, s64)], PICTURES),
+        "numpy bincount, uint8": (numpy_counts, PICTURES),
+        "torchmetrics MeanIoU, int64": (mean_iou, 2),
+        "torchmetrics Jaccard, int64": (
+            lambda: multiclass_jaccard_index(s64[:2], t64[:2], CLASSES, ignore_index=255), 2,
+        ),
+        "scikit-learn, uint8": (scikit_learn, 2),
+        "reading both maps, uint8": (lambda: [(t.max(), s.max()) for t, s in zip(t8, s8)], PICTURES),
+    }  # fmt: skip
+
+
+def counting() -> list[dict]:
+    """Millions of pixels a second, medians over rounds with the least and the greatest; every way takes its turn."""
+    rows = []
+    for kind in ("streets", "noise"):
+        by_name = ways(kind)
+        rates: dict[str, list[float]] = {name: [] for name in by_name}
+        for f, _ in by_name.values():
+            f()
+        for _ in range(ROUNDS):
+            for name, (f, pictures) in by_name.items():
+                rates[name].append(pictures * HEIGHT * WIDTH / seconds(f) / 1e6)
+        ours = statistics.median(rates["ptheta, uint8"])
+        for name, found in rates.items():
+            middle, spread = statistics.median(found), f"({min(found):,.0f} to {max(found):,.0f})"
+            print(f"{kind:8} {name:28} {middle:8,.1f} Mpixel/s {spread:18} ours, uint8: {ours / middle:.3g} times")
+            rows.append({"maps": kind, "way": name, "mpixel_per_s": sorted(found)})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--counting", action="store_true")
+    if parser.parse_args().counting:
+        stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        RESULTS.write_text(json.dumps(stored | {"counting": counting()}, indent=2) + "\n")
+    else:
+        parser.print_help()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""What each self-supervision test has."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def setting(alone, one_thread):
+    pass
