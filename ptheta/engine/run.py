@@ -82,6 +82,9 @@ class Run:
         except OSError:
             self.close()
             raise UsageError(f"another process is writing to {self.path}; wait for it or name another --out.") from None
+        for folder in (self.path, self.model, self.path / "pictures"):
+            for part in folder.glob(".part-*"):  # what a process that was killed had half written
+                part.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the logs and let other processes have the run."""

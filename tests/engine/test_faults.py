@@ -86,6 +86,17 @@ def test_killed_twenty_times_a_run_ends_as_if_it_had_not_been(tmp_path, start):
     killed_and_resumed(tmp_path, start, steps=1500, kills=20)
 
 
+@pytest.mark.parametrize("where", ["", "model", "pictures"])
+def test_what_a_killed_process_had_half_written_goes_when_the_run_goes_on(train, tmp_path, where):
+    """A kill between a file's writing and its renaming: the process that resumes has another number."""
+    train(steps=10)
+    half = tmp_path / "run" / where / ".part-4711-config.json"
+    half.write_text('{"format"')
+    train(steps=20, resume=True)
+    assert not half.exists()
+    whole(tmp_path / "run")
+
+
 # ---------------------------------------------------------------- asked to stop
 
 
