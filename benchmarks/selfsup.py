@@ -1,7 +1,7 @@
 """The self-supervision room: speed beside lightly, and the figures of docs/selfsup.md.
 
     python benchmarks/selfsup.py --speed [--peer PYTHON]     images a second in training, ours and lightly's in turns
-    python benchmarks/selfsup.py --figures [NAME] [--seeds 3] [--threads 1]
+    python benchmarks/selfsup.py --figures [NAME] [--seeds 0 1 2] [--threads 1]
                                                              train and judge the runs of FIGURES whose name has NAME
     python benchmarks/selfsup.py --table                     what has been measured, as Markdown
 
@@ -137,13 +137,15 @@ def questions(model, data, split: str, seed: int, share: float, hardware, start:
     return {"knn": found["knn"].mean, "probe": found["probe"].mean, "finetune": finetuned.mean}
 
 
-def figures(name: str, seeds: int, threads: int, runs: Path, split: str, share: float) -> list[dict]:
+def figures(name: str, seeds: list[int], threads: int, runs: Path, split: str, share: float) -> list[dict]:
     """Train and judge what has not been trained and judged yet; one row a run, and one of what it is compared with."""
-    hardware, rows, baselines = detect("cpu", "bf16", threads), [], {}
+    hardware, rows = detect("cpu", "bf16", threads), []
+    stored = json.loads(RESULTS.read_text())["figures"] if RESULTS.exists() else []
+    baselines = {row["seed"]: row for row in stored if row["figure"] == "untrained"} if split == "test" else {}
     for figure, command in FIGURES.items():
         if name not in figure:
             continue
-        for seed in range(seeds):
+        for seed in seeds:
             out = runs / f"{figure}-seed{seed}"
             if not (out / "pictures").exists():
                 argv = [*command.split()[1:], "--seed", str(seed), "--threads", str(threads), "--out", str(out)]
@@ -160,22 +162,20 @@ def figures(name: str, seeds: int, threads: int, runs: Path, split: str, share: 
                 kept.write_text(json.dumps({"figures": found, "minutes": minutes(out), "steps": last["step"]}))
             kind = f"{data.name} {model.arguments['encoder']} {model.encoder.features} {model.cells}"
             compared = runs / f"untrained-{kind.replace(' ', '-')}-{split}-{share:g}.json"
-            if not compared.exists():
+            if kind not in baselines and not compared.exists():
                 raw = judge.probe(judge.pixels, data, split, K, T)
                 each = [
                     questions(judge.untrained(model, s), data, split, s, share, hardware, "untrained") for s in range(3)
                 ]
                 untrained = {k: [e[k] for e in each] for k in each[0]}
                 compared.write_text(json.dumps({"raw": {k: e.mean for k, e in raw.items()}, "untrained": untrained}))
-            baselines[kind] = json.loads(compared.read_text())
+            if kind not in baselines:
+                baselines[kind] = {"figure": "untrained", "seed": kind, **json.loads(compared.read_text())}
             rows.append(
                 {"figure": figure, "seed": seed, "command": command, "compare": kind, **json.loads(kept.read_text())}
             )
             print(figure, seed, {k: round(v, 4) for k, v in rows[-1]["figures"].items()}, flush=True)
-    for kind, found in baselines.items():
-        rows.append({"figure": "untrained", "seed": kind, **found})
-        print(kind, found)
-    return rows
+    return rows + list(baselines.values())
 
 
 def table(rows: list[dict]) -> None:
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--peer", help="interpreter of an environment with lightly")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--figures", nargs="?", const="", help="part of the names to train")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--split", default="test")
