@@ -2,7 +2,7 @@ r"""Colourise: a picture is made grey, and its colours are told from its luminan
 
 R. Zhang, P. Isola and A. A. Efros, "Colorful Image Colorization", ECCV 2016.
 
-A pixel is a luminance Y and two colour axes (I, Q), see `views.py`. The plane of these is cut into squares of side s;
+A pixel is a luminance Y and two colour axes (I, Q), see `colour.py`. The plane of these is cut into squares of side s;
 the K of them that hold the colour of some pixel in [0, 1]³ are the classes, with centres c_k. The colour y of a place
 is spread over the five nearest of these,
 
@@ -48,12 +48,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
+from ptheta.data.colour import YIQ, luminance
 from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
 from ptheta.nets.decoders import Decoder
 from ptheta.selfsup.masks import Reconstruction, Restorer, Restoring
 from ptheta.selfsup.pretraining import AT_ONCE, PretrainingConfig
-from ptheta.selfsup.views import YIQ, luminance
 
 NEAREST = 5  # classes of eq. (1)
 COUNTED = 5_000  # training pictures from which eq. (3) is taken

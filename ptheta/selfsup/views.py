@@ -14,23 +14,18 @@ A view is told by a few numbers a picture. Its pixel at (u, v) ∈ [−1, 1]² i
 for a crop of a share a of the area (above 1: there is margin around the picture) with aspect r, centre c uniform where
 the smaller of crop and picture lies inside the other, turned by θ, measured in pixels, slanted by arctan t, perhaps
 mirrored, and bent by δ: displacements N(0, κ²) of 4 × 4 points, bicubic between them; bilinear, one pass for all of
-these. Colour is an affine map of each pixel's channels,
+these. Colour then changes by eq. (1) of `colour`. Blur is a normalised Gaussian of deviation s along rows and then
+columns,
 
-    brightness  p ← β p,         contrast  p ← γ p + (1 − γ) \bar g,
-    saturation  p ← σ p + (1 − σ) g(p),        hue  p ← Y^{-1} R(φ) Y p                                        (2)
-
-with g(p) the grey value of a pixel, \bar g its mean over the picture, and Y the map to luminance and two colour axes
-(YIQ); the result is cut to [0, 1]. Blur is a normalised Gaussian of deviation s along rows and then columns,
-
-    x ← K x K^T,        K_{ij} ∝ \exp(−(i − j)² / 2 s²)                                                        (3)
+    x ← K x K^T,        K_{ij} ∝ \exp(−(i − j)² / 2 s²)                                                        (2)
 
 solarising turns p ≥ 1/2 into 1 − p, and erasing sets one rectangle to one grey value.
 
 Which views keep what a picture is of is a matter of the pictures: a mirrored digit is another sign, hue says nothing
 where all is grey, and a small crop of a digit is blank. Hence the presets.
 
-Differs from the papers: hue turns in YIQ in place of HSV, and colour is cut to [0, 1] once, after (2); the order of (2)
-is fixed; blur is of any deviation, without a kernel size; δ interpolates few displacements in place of smoothing many.
+Differs from the papers: hue turns in YIQ in place of HSV, colours change in one order and are cut to [0, 1] once; blur
+is of any deviation, without a kernel size; δ interpolates few displacements in place of smoothing many.
 """
 
 from __future__ import annotations
@@ -43,11 +38,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
+from ptheta.data.colour import coloured
 from ptheta.engine.errors import unknown
 
-GREY = (0.299, 0.587, 0.114)
 POINTS = 4
-YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,7 @@ def preset(name: str, data: str, channels: int) -> Preset:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The numbers of eqs. (1) to (3) for b pictures."""
+    """The numbers of eqs. (1) and (2), and of the colours, for b pictures."""
 
     theta: Float[Tensor, "b 2 3"]
     """Eq. (1) without δ as affine maps."""
@@ -168,7 +162,7 @@ def draw(p: Preset, b: int, g: torch.Generator, device: torch.device | str = "cp
 def view(
     x: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"], d: Drawn, size: int | None = None
 ) -> Float[Tensor, "b c s s"]:
-    """One view of each picture, of bytes or of values in [0, 1], by eqs. (1) to (3); values in [0, 1].
+    """One view of each picture, of bytes or of values in [0, 1]: eq. (1), its colours, eq. (2); values in [0, 1].
 
     size: height and width of the views; as the pictures', if None.
     """
@@ -195,28 +189,8 @@ def _view(x: Float[Tensor, "b c h w"], d: Drawn, size: int | None) -> Float[Tens
     return erased(x, d.box.to(x.dtype))
 
 
-def coloured(x: Float[Tensor, "b c h w"], gain: Float[Tensor, "b 4"]) -> Float[Tensor, "b c h w"]:
-    """Eq. (2); of grey pictures brightness and contrast alone."""
-    brightness, contrast, saturation, hue = gain[:, :, None, None, None].unbind(1)
-    x = x * brightness
-    grey = x if x.shape[1] == 1 else luminance(x)
-    x = contrast * x + (1 - contrast) * grey.mean((2, 3), keepdim=True)
-    if x.shape[1] == 3 and ((gain[:, 2] != 1).any() or (gain[:, 3] != 0).any()):
-        x = saturation * x + (1 - saturation) * luminance(x)
-        Y = torch.tensor(YIQ, dtype=x.dtype, device=x.device)
-        cos, sin, one = gain[:, 3].cos(), gain[:, 3].sin(), torch.ones_like(gain[:, 3])
-        R = torch.stack([one, 0 * one, 0 * one, 0 * one, cos, -sin, 0 * one, sin, cos], 1).view(-1, 3, 3)
-        x = torch.einsum("bij,bjhw->bihw", torch.linalg.inv(Y) @ R @ Y, x)
-    return x.clamp(0, 1)
-
-
-def luminance(x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """g(p): the grey value of each pixel."""
-    return torch.einsum("c,bchw->bhw", torch.tensor(GREY, dtype=x.dtype, device=x.device), x)[:, None]
-
-
 def blurred(x: Float[Tensor, "b c h w"], deviation: Float[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-    """Eq. (3), with deviations as a share of the longer side; 0 leaves a picture as it is."""
+    """Eq. (2), with deviations as a share of the longer side; 0 leaves a picture as it is."""
     h, w = x.shape[2:]
     s = (deviation * max(h, w)).clamp(min=0.05)  # of so small a deviation K is the identity
 

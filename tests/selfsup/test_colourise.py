@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ptheta.data.colour import luminance
 from ptheta.data.order import generator
 from ptheta.data.pictures import load
 from ptheta.engine.errors import InputError, UsageError
@@ -22,7 +23,6 @@ from ptheta.selfsup.colourise import (
     soft,
     split,
 )
-from ptheta.selfsup.views import luminance
 
 SHAPE = (3, 9, 12)
 ENCODER = {"encoder": "resnet", "width": 4, "depth": 1, "patch": 4, "cells": 1, "views": "none"}
