@@ -196,7 +196,7 @@ def data_of(run: Run, data: Any = None) -> Any:
 def open_data(model: Any, data: Any) -> Any:
     """Observations for a model that was loaded: opened as its method opens them, pictures in the model's size."""
     default, shape = Options(), getattr(model, "shape", None)
-    return method(model.name).Method.open_data(data, shape[-1] if shape else default.size, default.threshold)
+    return method(model.name).Method.open_data(data, min(shape[-2:]) if shape else default.size, default.threshold)
 
 
 def shell(argv: Any) -> str:

@@ -19,6 +19,7 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta sample RUN [--count N] [--y CLASS] [--seed S] [--out FILE]
   ptheta complete RUN [--data D] [--split S] [--count N] [--hide H] [--particles P] [--seed S] [--out FILE]
   ptheta embed RUN [--data D] [--split S] [--out FILE]
+  ptheta predict RUN PICTURES [--out FOLDER] [--size S]   a label for every pixel, as palette images and overlays
   ptheta neighbours RUN IMAGE [--k K] the pictures that an encoder finds nearest
   ptheta supervision RUN              supervised, unsupervised, self-supervised: what each is told and learns
   ptheta ladder [--data D]            tables, fvsbn, one MLP a conditional, nade: parameters, nats, seconds
@@ -77,7 +78,7 @@ def run(argv: list[str]) -> int:
         return 0
     commands = {
         "list": list_methods, "train": train, "evaluate": evaluate, "sample": sample, "complete": complete,
-        "embed": embed, "neighbours": neighbours, "supervision": supervision, "rivals": rivals,
+        "embed": embed, "predict": predict, "neighbours": neighbours, "supervision": supervision, "rivals": rivals,
         "anomalies": anomalies, "doctor": doctor, "tour": tour,
     }  # fmt: skip
     if command in commands:
@@ -166,13 +167,19 @@ def summary(done: Any) -> None:
     """After training: the best figure, and what to do next."""
     best = min((m for m in done.metrics() if "nats" in m), key=lambda m: m["nats"], default=None)
     last = [m for m in done.metrics() if "rank_me" in m][-1:]
+    labels = max((m for m in done.metrics() if "miou" in m), key=lambda m: m["miou"], default=None)
     if best:
         print(f"best {best['split']} {best['nats']:.3f} ± {best.get('nats_se', 0):.3f} nats at step {best['step']:,}")
     for m in last:
         knn = f"   neighbours {m['knn']:.3f} ± {m['knn_se']:.3f}" if "knn" in m else ""
         print(f"last {m['split']} loss {m['loss']:.4g}   RankMe {m['rank_me']:.1f}   spread {m['spread']:.2f}{knn}")
+    if labels:
+        print(
+            f"best {labels['split']} MIoU {labels['miou']:.4f} ± {labels.get('miou_se', 0):.4f}   "
+            f"PA {labels['pa']:.4f}   MPA {labels['mpa']:.4f} at step {labels['step']:,}"
+        )
     print(f"{done.path}", flush=True)
-    uses = ("embed", "evaluate") if last else ("sample", "evaluate", "complete")
+    uses = ("evaluate", "predict") if labels else ("embed", "evaluate") if last else ("sample", "evaluate", "complete")
     print("next: " + "   ".join(f"ptheta {use} {done.path}" for use in uses), file=sys.stderr)
 
 
@@ -185,45 +192,61 @@ def options_of(argv: list[str], function: Any, prog: str) -> Any:
 
 def evaluate(argv: list[str]) -> None:
     """`ptheta evaluate RUN`."""
-    options_of(argv, what_use(argv).evaluate, "evaluate")
+    options_of(argv, what_use(argv, "evaluate"), "evaluate")
 
 
 def sample(argv: list[str]) -> None:
     """`ptheta sample RUN`."""
-    from ptheta import use
-
-    options_of(argv, use.sample, "sample")
+    options_of(argv, what_use(argv, "sample"), "sample")
 
 
 def complete(argv: list[str]) -> None:
     """`ptheta complete RUN`."""
-    options_of(argv, what_use(argv).complete, "complete")
+    options_of(argv, what_use(argv, "complete"), "complete")
 
 
 def embed(argv: list[str]) -> None:
     """`ptheta embed RUN`."""
-    options_of(argv, what_use(argv).embed, "embed")
+    options_of(argv, what_use(argv, "embed"), "embed")
+
+
+def predict(argv: list[str]) -> None:
+    """`ptheta predict RUN PICTURES`."""
+    options_of(argv, what_use(argv, "predict"), "predict")
 
 
 def neighbours(argv: list[str]) -> None:
     """`ptheta neighbours RUN IMAGE`."""
-    from ptheta import features
-
-    options_of(argv, features.neighbours, "neighbours")
+    options_of(argv, what_use(argv, "neighbours"), "neighbours")
 
 
 def supervision(argv: list[str]) -> None:
     """`ptheta supervision RUN`."""
-    from ptheta import features
-
-    options_of(argv, features.supervision, "supervision")
+    options_of(argv, what_use(argv, "supervision"), "supervision")
 
 
-def what_use(argv: list[str]) -> Any:
-    """The module that knows what to do with the run that the arguments name: of an encoder, or of a density."""
-    from ptheta import features, use
+USES = {
+    "density": ("ptheta.use", ("evaluate", "sample", "complete", "embed")),
+    "selfsup": ("ptheta.features", ("evaluate", "embed", "complete", "neighbours", "supervision")),
+    "segmentation": ("ptheta.labelling", ("evaluate", "predict")),
+}
 
-    return features if features.is_encoder(argv) else use
+
+def what_use(argv: list[str], name: str) -> Any:
+    """The function of that name for the first run, model folder or Hub id among the arguments, by its room.
+
+    Raises UsageError where the room has none. Of what is no run, the function itself will tell.
+    """
+    import importlib
+
+    from ptheta import api
+
+    source = next((argument for argument in argv if not argument.startswith("-")), None)
+    room = "" if source is None else api.room(source)
+    if room in USES and name not in USES[room][1]:
+        raise UsageError(f"{source} is of {room} and has no {name}; allowed: {', '.join(USES[room][1])}.")
+    module = USES[room or next(r for r, (_, uses) in USES.items() if name in uses)][0]
+    return getattr(importlib.import_module(module), name)
 
 
 def rivals(argv: list[str]) -> None:

@@ -277,9 +277,3 @@ def supervision(
     model, observations = opened(run, data)
     rows = ways.compete(model, observations, split, steps, seed, detect("auto", "auto", None))
     print(ways.as_json(rows, observations.name, split) if json else ways.table(rows, split))
-
-
-def is_encoder(argv: list[str]) -> bool:
-    """Whether the first run, model folder or Hub id among the arguments is of an encoder."""
-    source = next((a for a in argv if not a.startswith("-")), None)
-    return source is not None and api.room(source) == "selfsup"

@@ -23,6 +23,9 @@ METHODS: dict[str, str] = {
     "vicreg": "ptheta.selfsup.vicreg",
     "dino": "ptheta.selfsup.dino",
     "clip": "ptheta.selfsup.clip",
+    "context": "ptheta.segmentation.context",
+    "deeplab": "ptheta.segmentation.deeplab",
+    "hdc": "ptheta.segmentation.hdc",
 }
 
 ABOUT: dict[str, str] = {
@@ -45,6 +48,9 @@ ABOUT: dict[str, str] = {
     "vicreg": "views agree, coordinates vary and do not repeat each other (Bardes et al. 2022)",
     "dino": "pieces are sorted as a slow teacher sorts the whole (Caron et al. 2021)",
     "clip": "a picture and its text are each other's nearest in a batch (Radford et al. 2021)",
+    "context": "a label for every pixel, seen 67 places wide by dilated convolutions (Yu & Koltun 2016)",
+    "deeplab": "a label for every pixel, of one map read at several rates (Chen et al. 2017, 2018)",
+    "hdc": "a label for every pixel, rates without holes, dense upsampling (Wang et al. 2018)",
 }
 
 COMMANDS: dict[str, str] = {

@@ -136,7 +136,7 @@ def sample(run: Source, count: int = 64, seed: int = 0, y: int | None = None, ou
     """
     model = api.load(run)
     if not hasattr(model, "sample"):
-        raise UsageError(f"{model.name} learns features of pictures and draws none; use embed, evaluate or neighbours.")
+        raise UsageError(f"{model.name} draws nothing; `ptheta train {model.name}` ends with what its runs are for.")
     path = target(run, out, f"samples-{'' if y is None else f'y{y}-'}seed{seed}")
     write(model.split(model.sample(count, seed, y=y))[0], model.shape, path)
 

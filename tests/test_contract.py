@@ -46,7 +46,25 @@ def painted() -> str:
     return str(folder)
 
 
-PAINTED = painted()
+def labelled() -> str:
+    """A folder of 60 small pictures of red and blue rectangles on grey noise, and maps of which pixels are which."""
+    folder = Path(tempfile.mkdtemp(prefix="labelled-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "images").mkdir(), (folder / "labels").mkdir()
+    (folder / "classes.txt").write_text("ground\nred\nblue\n")
+    g = np.random.RandomState(0)
+    for i in range(60):
+        x, y = g.randint(60, 120, (24, 24, 3)), np.zeros((24, 24), np.uint8)
+        for label, colour in ((1, (220, 40, 40)), (2, (40, 60, 220))):
+            row, column, h, w = (*g.randint(0, 14, 2), *g.randint(6, 10, 2))
+            x[row : row + h, column : column + w] = np.array(colour) - g.randint(0, 30, 3)
+            y[row : row + h, column : column + w] = label
+        Image.fromarray(x.astype(np.uint8)).save(folder / f"images/{i}.png")
+        Image.fromarray(y).save(folder / f"labels/{i}.png")
+    return str(folder)
+
+
+PAINTED, LABELLED = painted(), labelled()
 # Small and quick to learn. What is not here trains on the digits with its defaults.
 DEFAULT = {"data": "digits", "learning_rate": 0.01, "warmup": 0}
 SETTINGS = {
@@ -65,6 +83,7 @@ SETTINGS = {
     "jigsaw": {"width": 8, "hidden": 32, "batch_size": 64, "grid": 2, "permutations": 4},
     "rotation": {"width": 8, "hidden": 32, "batch_size": 64},
     "colourise": {"data": PAINTED, "size": 12, "width": 8, "batch_size": 32},
+    **{name: {"data": LABELLED, "width": 8, "batch_size": 16} for name in ("context", "deeplab", "hdc")},
     "clip": {
         "data": PAINTED,
         "size": 12,

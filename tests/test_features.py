@@ -125,7 +125,7 @@ def test_mistakes_are_told_in_one_line(trained, here):
     refused(2, r"share = 2\.0 is impossible", "evaluate", digits, "--shares", "2")
     refused(2, "seeds = 0", "evaluate", digits, "--seeds", "0")
     refused(2, "simclr learns no pictures and fills nothing in", "complete", digits)
-    refused(2, "simclr learns features of pictures and draws none", "sample", digits)
+    refused(2, "is of selfsup and has no sample; allowed: evaluate, embed", "sample", digits)
     refused(1, "nothing.png does not exist", "neighbours", digits, "nothing.png")
     refused(2, r"k = 21 neighbours are wanted of 20 pictures", "neighbours", colours, trained / "pictures", "--k", "21")
     refused(2, "split of .* 'tset' is unknown", "embed", digits, "--split", "tset")

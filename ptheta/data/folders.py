@@ -80,7 +80,7 @@ def decoded(files: list[Path], size: int, skip: bool) -> tuple[np.ndarray, list[
     They are grey (C = 1) if all of them are. Raises InputError naming the pictures that cannot be read, unless they
     are to be skipped, and where all of them together would not fit into memory.
     """
-    need, free = 2 * 3 * size * size * len(files), _memory()  # twice: they are copied into one array, and into splits
+    need, free = 2 * 3 * size * size * len(files), memory()  # twice: they are copied into one array, and into splits
     if need > 0.7 * free:
         raise InputError(
             f"{len(files):,} pictures of {size}x{size} need {need / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are "
@@ -119,7 +119,7 @@ def _decode(path: Path, size: int) -> np.ndarray | str:
         return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
-def _memory() -> float:
+def memory() -> float:
     """Bytes of memory that can be had, as far as the system says."""
     import os
 

@@ -7,8 +7,8 @@ A folder has one of two layouts; a picture and its map have the same name but fo
                                                         and those named train, val and test are the splits
 
 Maps are whole numbers in a lossless format (`read_map`). `classes.txt` in the folder names the classes, one a line;
-else there are as many as the greatest label tells. In what is loaded, 255 is the label of pixels that are not to be
-learned.
+else there are as many as the greatest label tells. Pixels of the label 255, and of classes named void, unlabelled or
+ignore, are not to be learned; in what is loaded their label is 255.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ptheta.data import scenes
-from ptheta.data.folders import SPLIT_FOLDERS, _memory
+from ptheta.data.folders import SPLIT_FOLDERS, memory
 from ptheta.data.images import image_files, on_white, visible_files
 from ptheta.data.known_pictures import folder_of
 from ptheta.data.pictures import Parts, PictureData, divided
@@ -31,25 +31,28 @@ MAPS = (".png", ".bmp", ".tif", ".tiff", ".pgm", ".gif", ".npy")
 LOSSY = (".jpg", ".jpeg", ".webp")
 BESIDE_IMAGES = ("labels", "masks", "annotations")
 IGNORED = 255
+VOID = ("void", "unlabelled", "unlabeled", "ignore")
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 SCENES = {"train": 2000, "valid": 300, "test": 300}
 Pairs = dict[str, tuple[Path, Path]]  # by name: the picture, and its map
 
 
 def load(
-    spec: str | Path, *, size: tuple[int, int] | None = None, ignore: int | None = None, classes: Path | None = None
+    spec: str | Path, *, size: int | None = None, ignore: int | None = None, classes: Path | None = None
 ) -> PictureData:
     """The set that `spec` means: `scenes`, `camvid`, or a folder; its maps are `PictureData.maps`.
 
-    size: (height, width) to which pictures and maps are scaled; as they are, if None, and then all alike.
+    size: The shorter side to which pictures and maps are scaled, as they are if None; then all must be alike.
     ignore: Label of the files that is not to be learned (default: 255; 11 of camvid).
     classes: File of the classes' names.
     Raises UsageError for impossible values, InputError for missing partners, other sizes and labels that are no class.
     """
-    if size is not None and min(size) < 1:
-        raise UsageError(f"size = {size}; allowed: a height and a width from 1 on.")
+    if isinstance(spec, PictureData):
+        return spec
+    if size is not None and size < 1:
+        raise UsageError(f"size = {size} is impossible; allowed: from 1 on.")
     if str(spec) == "scenes":
-        return of_scenes(size or (96, 96))
+        return of_scenes(96 if size is None else size)
     folder = folder_of("camvid") if str(spec) == "camvid" else Path(spec).expanduser()
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; allowed: scenes, camvid, or a folder of pictures and label maps.")
@@ -62,23 +65,23 @@ def load(
         ignore, origin = IGNORED if ignore is None else ignore, f"the user's folder {folder}"
         names = names_of(folder, classes, y, ignore)
     y = as_labels(y, pairs, len(names), ignore)
+    for label in (i for i, name in enumerate(names) if name.lower() in VOID):
+        y[y == label] = IGNORED
     parts, rule = divided({"x": x, "maps": y, "names": list(pairs)}, own)
     text = f"{origin}, {len(x):,} pictures of {x.shape[2]}x{x.shape[3]} with label maps, {rule}."
     return PictureData(str(spec), x.shape[1:], text, names, {key: partial(dict, parts) for key in parts})
 
 
-def of_scenes(size: tuple[int, int]) -> PictureData:
+def of_scenes(side: int) -> PictureData:
     """Scenes of `scenes.py`, drawn when a split is asked for."""
-    if size[0] != size[1]:
-        raise UsageError(f"size = {size}; allowed for scenes: a square, as (96, 96).")
 
     def drawn(split: str) -> Parts:
-        x, y = scenes.scenes(SCENES[split], split, size[0])
+        x, y = scenes.scenes(SCENES[split], split, side)
         return {split: x, f"{split}_maps": y}
 
     parts = {key: partial(drawn, split) for split in SCENES for key in (split, f"{split}_maps")}
-    text = f"scenes of {size[0]}x{size[0]} drawn from seed 0, {'/'.join(f'{n:,}' for n in SCENES.values())}."
-    return PictureData("scenes", (3, *size), text, scenes.KINDS, parts)
+    text = f"scenes of {side}x{side} drawn from seed 0, {'/'.join(f'{n:,}' for n in SCENES.values())}."
+    return PictureData("scenes", (3, side, side), text, scenes.KINDS, parts)
 
 
 # ---------------------------------------------------------------- which files
@@ -204,7 +207,7 @@ def read_picture(file: Path) -> np.ndarray:
         raise InputError(f"{file} cannot be read as a picture ({reason}); repair or remove it.") from None
 
 
-def read_pair(pair: tuple[Path, Path], size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(pair: tuple[Path, Path], size: int | None) -> tuple[np.ndarray, np.ndarray]:
     """A picture (3, H, W) and its map (H, W), scaled together: the picture by cubics, the map by nearest labels."""
     from PIL import Image
 
@@ -216,17 +219,18 @@ def read_pair(pair: tuple[Path, Path], size: tuple[int, int] | None) -> tuple[np
             f"{pair[0]} is {x.shape[0]}x{x.shape[1]} and {pair[1].name} {y.shape[0]}x{y.shape[1]}; allowed: the "
             "same size."
         )
-    if size is not None and size != y.shape:
-        x = np.asarray(Image.fromarray(x).resize((size[1], size[0]), Image.Resampling.BICUBIC))
-        rows, columns = (((np.arange(n) + 0.5) * of / n).astype(int) for n, of in zip(size, y.shape))
+    if size is not None and size != min(y.shape):
+        h, w = (max(1, round(side * size / min(y.shape))) for side in y.shape)
+        x = np.asarray(Image.fromarray(x).resize((w, h), Image.Resampling.BICUBIC))
+        rows, columns = (((np.arange(n) + 0.5) * of / n).astype(int) for n, of in zip((h, w), y.shape))
         y = y[rows[:, None], columns]
     return x.transpose(2, 0, 1), y.astype(np.int64)
 
 
-def read_pairs(pairs: Pairs, size: tuple[int, int] | None) -> tuple[np.ndarray, list[np.ndarray]]:
+def read_pairs(pairs: Pairs, size: int | None) -> tuple[np.ndarray, list[np.ndarray]]:
     """All pictures, (N, 3, H, W), and their maps. InputError where sizes differ or memory does not suffice."""
     first = read_pair(next(iter(pairs.values())), size)[0]
-    need, free = 12 * len(pairs) * first[0].size, _memory()
+    need, free = 12 * len(pairs) * first[0].size, memory()
     if need > 0.7 * free:
         raise InputError(
             f"{len(pairs):,} pictures of {first.shape[1]}x{first.shape[2]} need {need / 2**30:.1f} GiB, and "
@@ -238,7 +242,7 @@ def read_pairs(pairs: Pairs, size: tuple[int, int] | None) -> tuple[np.ndarray, 
         if x.shape != first.shape:
             raise InputError(
                 f"{next(iter(pairs))} is {first.shape[1]}x{first.shape[2]} and {name} {x.shape[1]}x{x.shape[2]}; "
-                "name a --size to which all are scaled."
+                "name a --size, to which their shorter sides are scaled, or cut them to one shape."
             )
     return np.stack([x for x, _ in read]), [y for _, y in read]
 
@@ -253,8 +257,8 @@ def names_of(folder: Path, file: Path | None, maps: list[np.ndarray], ignore: in
             )
         if greatest == 0 and any((y == ignore).any() for y in maps):
             raise InputError(
-                f"{folder} has labels 0 and {ignore} alone, and {ignore} is what is not learned; name another --ignore "
-                f"if it is a class, and store its label as 1."
+                f"{folder} has labels 0 and {ignore} alone, and {ignore} is what is not learned; if it is a class, "
+                "store its label as 1."
             )
         return tuple(f"class {i}" for i in range(greatest + 1))
     return tuple(read_names(file or folder / "classes.txt"))
@@ -281,6 +285,7 @@ def as_labels(maps: list[np.ndarray], pairs: Pairs, classes: int, ignore: int) -
         if (bad := (y != ignore) & ((y < 0) | (y >= classes))).any():
             values = ", ".join(str(v) for v in np.unique(y[bad])[:5])
             raise InputError(
-                f"{file} has labels {values}; allowed: 0 to {classes - 1}, and {ignore} for what is not learned."
+                f"{file} has labels {values}; allowed: 0 to {classes - 1}, and {ignore} for what is not learned (or "
+                "of a class that classes.txt calls void)."
             )
     return np.stack([np.where(y == ignore, IGNORED, y).astype(np.uint8) for y in maps])

@@ -78,10 +78,13 @@ class PictureData:
         return self._optional(name, "captions")
 
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the training split's shape and bytes, by which a run knows its data again."""
-        train = self.split("train")
+        """SHA-256 (hex) of the training split's shape and bytes, and of its label maps if there are, by which a run
+        knows its data again."""
+        train, maps = self.split("train"), self.maps("train")
         digest = hashlib.sha256(f"{tuple(train.shape)}".encode())
         digest.update(np.ascontiguousarray(train.numpy()).data)
+        if maps is not None:
+            digest.update(np.ascontiguousarray(maps.numpy()).data)
         return digest.hexdigest()
 
     def _existing(self, name: str) -> str:

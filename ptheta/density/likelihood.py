@@ -93,10 +93,10 @@ class MaximumLikelihood:
         self.step = 0
 
     @staticmethod
-    def open_data(spec: Any, size: int, threshold: float, skip_unreadable: bool = False) -> BinaryData:
+    def open_data(spec: Any, size: int | None, threshold: float, skip_unreadable: bool = False) -> BinaryData:
         from ptheta.data.binary import load
 
-        return load(spec, size=size, threshold=threshold)
+        return load(spec, size=size or 28, threshold=threshold)
 
     def batches(self, start: int, rank: int, world: int) -> Iterator[Float[Tensor, "b n"]]:
         for rows in minibatches(len(self.x), self.config.batch_size, self.seed, start, rank, world):

@@ -266,7 +266,7 @@ class Method(MaximumLikelihood):
             model.standardise(mean, scale)
 
     @staticmethod
-    def open_data(spec: Any, size: int, threshold: float, skip_unreadable: bool = False) -> RealData:
+    def open_data(spec: Any, size: int | None, threshold: float, skip_unreadable: bool = False) -> RealData:
         return load(spec)
 
     def card(self) -> str:

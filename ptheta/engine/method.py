@@ -127,7 +127,7 @@ class Method(Protocol):
     def __init__(self, config: Config, data: Any, seed: int, hardware: Hardware, steps: int): ...
 
     @staticmethod
-    def open_data(spec: Any, size: int, threshold: float, skip_unreadable: bool = False) -> Any:
+    def open_data(spec: Any, size: int | None, threshold: float, skip_unreadable: bool = False) -> Any:
         """The observations that `spec` names, in the form that this method learns from."""
         ...
 

@@ -43,8 +43,9 @@ class Options(Config):
     """Observations of the validation split that are looked at while training (default: all)."""
     save_every: Annotated[float, Between(0)] = 60.0
     """Seconds between checkpoints, besides those at evaluations."""
-    size: Annotated[int, Between(1, 4096)] = 28
-    """Height and width to which a folder of images is scaled, in pixels."""
+    size: Annotated[int | None, Between(1, 4096)] = None
+    """Sides to which a folder of images is scaled, in pixels (default: 28; with label maps the shorter side, and as it
+    is)."""
     skip_unreadable: bool = False
     """Leave out pictures of a folder that cannot be read, and say how many (selfsup)."""
     threshold: Annotated[float, Between(0, 1)] = 0.5

@@ -96,24 +96,25 @@ def he(g: torch.Generator, *shape: int) -> nn.Parameter:
 
 
 class Convolution(nn.Module):
-    """BN(W ∗ x) with stride s, without the ReLU."""
+    """BN(W ∗_r x) with stride s and rate (dilation) r, without the ReLU."""
 
-    def __init__(self, g: torch.Generator, before: int, after: int, kernel: int, stride: int = 1):
+    def __init__(self, g: torch.Generator, before: int, after: int, kernel: int, stride: int = 1, rate: int = 1):
         super().__init__()
-        self.W, self.stride, self.padding = he(g, after, before, kernel, kernel), stride, (kernel - 1) // 2
+        self.W, self.stride, self.rate = he(g, after, before, kernel, kernel), stride, rate
+        self.padding = rate * (kernel - 1) // 2
         self.norm = BatchNorm(after)
 
     def forward(self, x: Float[Tensor, "b p h w"]) -> Float[Tensor, "b q h2 w2"]:
-        return self.norm(conv2d(x, self.W, None, self.stride, self.padding))
+        return self.norm(conv2d(x, self.W, None, self.stride, self.padding, self.rate))
 
 
 class Block(nn.Module):
-    """Eq. (1)."""
+    """Eq. (1), both of its 3 × 3 convolutions with rate r."""
 
-    def __init__(self, g: torch.Generator, before: int, after: int, stride: int):
+    def __init__(self, g: torch.Generator, before: int, after: int, stride: int, rate: int = 1):
         super().__init__()
-        self.first = Convolution(g, before, after, 3, stride)
-        self.second = Convolution(g, after, after, 3)
+        self.first = Convolution(g, before, after, 3, stride, rate)
+        self.second = Convolution(g, after, after, 3, 1, rate)
         same = before == after and stride == 1
         self.project = None if same else Convolution(g, before, after, 1, stride)
 

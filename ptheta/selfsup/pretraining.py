@@ -223,10 +223,10 @@ class Pretraining:
         self.step, self.warned = 0, False
 
     @staticmethod
-    def open_data(spec: Any, size: int, threshold: float, skip_unreadable: bool = False) -> PictureData:
+    def open_data(spec: Any, size: int | None, threshold: float, skip_unreadable: bool = False) -> PictureData:
         from ptheta.data.pictures import load
 
-        return load(spec, size=size, skip_unreadable=skip_unreadable)
+        return load(spec, size=size or 28, skip_unreadable=skip_unreadable)
 
     def batches(self, start: int, rank: int, world: int) -> Iterator[UInt8[Tensor, "b c h w"]]:
         for rows in minibatches(len(self.x), self.config.batch_size, self.seed, start, rank, world):

@@ -138,7 +138,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
 
 def test_pictures_that_do_not_fit_into_memory_are_refused_before_they_are_read(tmp_path, monkeypatch):
     write(tmp_path / "a.png", "not even a picture")
-    monkeypatch.setattr(folders, "_memory", lambda: 2.0**30)
+    monkeypatch.setattr(folders, "memory", lambda: 2.0**30)
     with pytest.raises(InputError, match=r"1 pictures of 20000x20000 need 2.2 GiB, and 1.0 GiB are free; .*--size"):
         load(tmp_path, size=20_000)
     with pytest.raises(InputError, match="cannot be read"):
@@ -148,9 +148,9 @@ def test_pictures_that_do_not_fit_into_memory_are_refused_before_they_are_read(t
 def test_memory_that_holds_copies_of_files_counts_as_free(monkeypatch):
     told = "MemTotal:  900 kB\nMemFree:     1 kB\nMemAvailable:  50 kB\n"
     monkeypatch.setattr(folders.Path, "read_text", lambda path: told if str(path) == "/proc/meminfo" else "")
-    assert folders._memory() == 50 * 1024
+    assert folders.memory() == 50 * 1024
     monkeypatch.setattr(folders.Path, "read_text", lambda path: "on another system")
-    assert folders._memory() > 2**20
+    assert folders.memory() > 2**20
 
 
 # ---------------------------------------------------------------- classes and splits
