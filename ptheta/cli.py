@@ -29,6 +29,7 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta anomalies RUN FILE           rows that a model finds unlikely
   ptheta divergences [--out FILE]     one too-simple model fitted under each divergence, drawn
   ptheta dilation 1,2,5 [--find]       what a stack of dilated convolutions reads, its holes, drawn
+  ptheta ablation [--data D] [--steps N]   one network with pooling, no dilation, repeated and hybrid rates
   ptheta score TRUTH PREDICTIONS --classes FILE   accuracy, IoU, Dice, confusion matrix of label maps
   ptheta doctor [--json]              what works on this machine, to paste into a bug report
   ptheta --version
@@ -79,7 +80,7 @@ def run(argv: list[str]) -> int:
     commands = {
         "list": list_methods, "train": train, "evaluate": evaluate, "sample": sample, "complete": complete,
         "embed": embed, "predict": predict, "neighbours": neighbours, "supervision": supervision, "rivals": rivals,
-        "anomalies": anomalies, "doctor": doctor, "tour": tour,
+        "anomalies": anomalies, "ablation": ablation, "doctor": doctor, "tour": tour,
     }  # fmt: skip
     if command in commands:
         return commands[command](rest) or 0
@@ -261,6 +262,13 @@ def anomalies(argv: list[str]) -> None:
     from ptheta import compare
 
     options_of(argv, compare.anomalies, "anomalies")
+
+
+def ablation(argv: list[str]) -> None:
+    """`ptheta ablation`."""
+    from ptheta import ablation as module
+
+    options_of(argv, module.ablation, "ablation")
 
 
 def doctor(argv: list[str]) -> int:
