@@ -29,10 +29,11 @@ def method(name: str) -> Any:
     return importlib.import_module(METHODS[name])
 
 
-def train(name: str, data: Any = "digits", command: str | None = None, **options: Any) -> Run:
+def train(name: str, data: Any = None, command: str | None = None, **options: Any) -> Run:
     r"""Train a method and return its Run.
 
-    name: a method of `ptheta.list()`. data: a data set's name, a path, an array of shape (N, n), or a BinaryData.
+    name: a method of `ptheta.list()`. data: a data set's name, a path, an array of shape (N, n), or a BinaryData or
+    PictureData; what the method names by itself, if None.
     options: the run's options (`steps`, `seed`, `out`, `resume`, …, see `ptheta.Options`) and the fields of the
     method's Config.
 
@@ -46,7 +47,8 @@ def train(name: str, data: Any = "digits", command: str | None = None, **options
         if field not in run_fields | config_fields:
             raise unknown("field", field, run_fields | config_fields, f"`ptheta train {name} --help` describes them.")
     chosen = Options(
-        **{k: v for k, v in options.items() if k in run_fields}, data=data if isinstance(data, str) else str_of(data)
+        **{k: v for k, v in options.items() if k in run_fields},
+        data=data if data is None or isinstance(data, str) else str_of(data),
     )
     given = {k: v for k, v in options.items() if k in config_fields}
     return run_method(name, data, chosen, given, command)
@@ -71,14 +73,17 @@ def run_method(name: str, data: Any, options: Options, given: dict[str, Any], co
 def _run_method(name: str, data: Any, options: Options, given: dict[str, Any], command: str | None) -> Run:
     module = method(name)
     config = module.Config(**given)
-    stem = f"{name}-{Path(options.data).name.replace(':', '-').replace(' ', '-')}-seed{options.seed}"
+    spec: str = options.data or module.Method.default_data
+    stem = f"{name}-{Path(spec).name.replace(':', '-').replace(' ', '-')}-seed{options.seed}"
     out = Path(options.out) if options.out else (last_path(stem) if options.resume else new_path(stem))
     run = Run.open(out) if options.resume and (out / "config.json").exists() else None
     if options.resume and run is None and options.out is None:
         raise InputError(f"{out} holds no run to resume.")
     if run:
         config, options = reconcile(run, name, options, given)
-        data = options.data if isinstance(data, str) else data
+        data = options.data if data is None or isinstance(data, str) else data
+    else:
+        options, data = dataclasses.replace(options, data=spec), spec if data is None else data
     from ptheta.engine.fit import fit
     from ptheta.engine.hardware import detect
 

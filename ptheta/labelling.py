@@ -46,15 +46,15 @@ def evaluate(
             f"{observations.name} has the classes {', '.join(observations.classes)} and the model "
             f"{', '.join(model.classes)}; name fitting --data."
         )
-    split = split or observations.splits[-1]
-    each = matrices(model, observations.split(split)[:limit], maps_of(observations, split)[:limit])
+    part = split or observations.splits[-1]
+    each = matrices(model, observations.split(part)[:limit], maps_of(observations, part)[:limit])
     found, total = judged(each, policy), scores(torch.stack(each).sum(0), policy)
     if json:
         classes = {
             name: {"pixels": int(total.truth[c]), "accuracy": number(total.accuracy[c]), "iou": number(total.iou[c])}
             for c, name in enumerate(model.classes)
         }
-        about = {"method": model.name, "data": observations.name, "split": split}
+        about = {"method": model.name, "data": observations.name, "split": part}
         figures = {k: number(v) for k, v in flat(found).items()}
         print(json_module.dumps({**about, "policy": policy, "metrics": figures, "classes": classes}))
         return
@@ -64,7 +64,7 @@ def evaluate(
         pair = (number(total.accuracy[c]), number(total.iou[c]))
         shown = " ".join(f"{'-' if value is None else format(value, '.4f'):>9}" for value in pair)
         print(f"{name:{width}} {int(total.truth[c]):13,} {shown}")
-    print(f"\n{len(each):,} pictures of {observations.name}, {split}; absent classes as in {policy}")
+    print(f"\n{len(each):,} pictures of {observations.name}, {part}; absent classes as in {policy}")
     for key, value in found.items():
         print(f"{TITLES[key]:{width}} {value.mean:.4f} ± {value.standard_error:.4f}")
 

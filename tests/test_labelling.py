@@ -90,7 +90,7 @@ def test_a_person_reads_a_table(run, command):
         (["--limit", "0"], "limit = 0 is impossible; allowed: at least 1"),
         (["--split", "night"], "'night' is unknown; allowed: test, train, valid"),
         (["--data", "scenes", "--limit", "1"], "scenes has the classes ground, disc, .* and the model ground, bright"),
-        (["--data", "nowhere"], "nowhere is no folder; allowed: scenes, camvid, or a folder"),
+        (["--data", "nowhere"], "nowhere is no folder; allowed: scenes, camvid, a folder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(run, command, argv, message, monkeypatch):

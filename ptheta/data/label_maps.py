@@ -1,4 +1,4 @@
-"""Sets of pictures with a label for every pixel: scenes that are drawn, CamVid, a user's folder.
+"""Sets of pictures with a label for every pixel: scenes that are drawn, CamVid, a user's folder, a COCO file.
 
 A folder has one of two layouts; a picture and its map have the same name but for the ending:
 
@@ -8,7 +8,8 @@ A folder has one of two layouts; a picture and its map have the same name but fo
 
 Maps are whole numbers in a lossless format (`read_map`). `classes.txt` in the folder names the classes, one a line;
 else there are as many as the greatest label tells. Pixels of the label 255, and of classes named void, unlabelled or
-ignore, are not to be learned; in what is loaded their label is 255.
+ignore, are not to be learned; in what is loaded their label is 255. Smaller pictures are continued to the size of the
+largest by their edges, and there is nothing to be learned there.
 """
 
 from __future__ import annotations
@@ -34,15 +35,16 @@ IGNORED = 255
 VOID = ("void", "unlabelled", "unlabeled", "ignore")
 CAMVID = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 SCENES = {"train": 2000, "valid": 300, "test": 300}
-Pairs = dict[str, tuple[Path, Path]]  # by name: the picture, and its map
+Pairs = dict[str, tuple[Path, Any]]  # by name: the picture, and its map: a file, or a function that gives it
 
 
 def load(
     spec: str | Path, *, size: int | None = None, ignore: int | None = None, classes: Path | None = None
 ) -> PictureData:
-    """The set that `spec` means: `scenes`, `camvid`, or a folder; its maps are `PictureData.maps`.
+    """The set that `spec` means: `scenes`, `camvid`, a folder, or a COCO file (.json); its maps are
+    `PictureData.maps`.
 
-    size: The shorter side to which pictures and maps are scaled, as they are if None; then all must be alike.
+    size: The shorter side to which pictures and maps are scaled; as they are, if None.
     ignore: Label of the files that is not to be learned (default: 255; 11 of camvid).
     classes: File of the classes' names.
     Raises UsageError for impossible values, InputError for missing partners, other sizes and labels that are no class.
@@ -53,17 +55,20 @@ def load(
         raise UsageError(f"size = {size} is impossible; allowed: from 1 on.")
     if str(spec) == "scenes":
         return of_scenes(96 if size is None else size)
-    folder = folder_of("camvid") if str(spec) == "camvid" else Path(spec).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; allowed: scenes, camvid, or a folder of pictures and label maps.")
-    pairs, own = pairs_in(folder)
-    x, y = read_pairs(pairs, size)
-    if str(spec) == "camvid":
-        ignore, origin = 11 if ignore is None else ignore, "frames of CamVid (G. Brostow et al. 2009)"
-        names = CAMVID if classes is None else tuple(read_names(classes))
+    camvid = str(spec) == "camvid"
+    source = folder_of("camvid") if camvid else Path(spec).expanduser()
+    if source.suffix.lower() == ".json" and source.is_file():
+        (pairs, told), own, origin = of_coco(source), None, f"the user's file {source}"
+    elif source.is_dir():
+        (pairs, own), told, origin = pairs_in(source), CAMVID if camvid else (), f"the user's folder {source}"
     else:
-        ignore, origin = IGNORED if ignore is None else ignore, f"the user's folder {folder}"
-        names = names_of(folder, classes, y, ignore)
+        raise InputError(
+            f"{source} is no folder; allowed: scenes, camvid, a folder of pictures and label maps, or a COCO .json."
+        )
+    ignore = (11 if camvid else IGNORED) if ignore is None else ignore
+    x, y = read_pairs(pairs, size, ignore)
+    names = tuple(read_names(classes)) if classes else told or names_of(source, y, ignore)
+    origin = "frames of CamVid (G. Brostow et al. 2009)" if camvid else origin
     y = as_labels(y, pairs, len(names), ignore)
     for label in (i for i, name in enumerate(names) if name.lower() in VOID):
         y[y == label] = IGNORED
@@ -207,17 +212,25 @@ def read_picture(file: Path) -> np.ndarray:
         raise InputError(f"{file} cannot be read as a picture ({reason}); repair or remove it.") from None
 
 
-def read_pair(pair: tuple[Path, Path], size: int | None) -> tuple[np.ndarray, np.ndarray]:
+def of_coco(file: Path) -> tuple[Pairs, tuple[str, ...]]:
+    """Pictures and maps of a COCO file, by the pictures' paths, and the classes."""
+    from ptheta.data import coco
+
+    pictures, maps, names = coco.read(file, IGNORED)
+    return {str(picture): (picture, one) for picture, one in zip(pictures, maps)}, names
+
+
+def read_pair(pair: tuple[Path, Any], size: int | None) -> tuple[np.ndarray, np.ndarray]:
     """A picture (3, H, W) and its map (H, W), scaled together: the picture by cubics, the map by nearest labels."""
     from PIL import Image
 
-    x, y = read_picture(pair[0]), read_map(pair[1])
+    x = read_picture(pair[0])
+    y: np.ndarray = pair[1]() if callable(pair[1]) else read_map(pair[1])
     if y.ndim != 2 or y.dtype.kind not in "uib":
         raise InputError(f"{pair[1]} holds {y.dtype} of shape {y.shape}; allowed: whole numbers (height, width).")
     if x.shape[:2] != y.shape:
         raise InputError(
-            f"{pair[0]} is {x.shape[0]}x{x.shape[1]} and {pair[1].name} {y.shape[0]}x{y.shape[1]}; allowed: the "
-            "same size."
+            f"{pair[0]} is {x.shape[0]}x{x.shape[1]} and its map {y.shape[0]}x{y.shape[1]}; allowed: the same size."
         )
     if size is not None and size != min(y.shape):
         h, w = (max(1, round(side * size / min(y.shape))) for side in y.shape)
@@ -227,29 +240,33 @@ def read_pair(pair: tuple[Path, Path], size: int | None) -> tuple[np.ndarray, np
     return x.transpose(2, 0, 1), y.astype(np.int64)
 
 
-def read_pairs(pairs: Pairs, size: int | None) -> tuple[np.ndarray, list[np.ndarray]]:
-    """All pictures, (N, 3, H, W), and their maps. InputError where sizes differ or memory does not suffice."""
-    first = read_pair(next(iter(pairs.values())), size)[0]
-    need, free = 12 * len(pairs) * first[0].size, memory()
-    if need > 0.7 * free:
-        raise InputError(
-            f"{len(pairs):,} pictures of {first.shape[1]}x{first.shape[2]} need {need / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free; choose a smaller --size, or fewer pictures."
-        )
+def read_pairs(pairs: Pairs, size: int | None, ignore: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """All pictures, (N, 3, H, W), and their maps, continued to one size. InputError where memory does not suffice."""
+
+    def fit(h: int, w: int) -> None:
+        need, free = 12 * len(pairs) * h * w, memory()
+        if need > 0.7 * free:
+            raise InputError(
+                f"{len(pairs):,} pictures of {h}x{w} need {need / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free; "
+                "choose a smaller --size, or fewer pictures."
+            )
+
+    fit(*read_pair(next(iter(pairs.values())), size)[1].shape)
     with ThreadPoolExecutor() as pool:
         read = list(pool.map(partial(read_pair, size=size), pairs.values()))
-    for name, (x, _) in zip(pairs, read):
-        if x.shape != first.shape:
-            raise InputError(
-                f"{next(iter(pairs))} is {first.shape[1]}x{first.shape[2]} and {name} {x.shape[1]}x{x.shape[2]}; "
-                "name a --size, to which their shorter sides are scaled, or cut them to one shape."
-            )
-    return np.stack([x for x, _ in read]), [y for _, y in read]
+    h, w = (max(y.shape[axis] for _, y in read) for axis in (0, 1))
+    fit(h, w)
+    x = np.empty((len(read), 3, h, w), np.uint8)
+    for i, (picture, y) in enumerate(read):
+        rest = (0, h - y.shape[0]), (0, w - y.shape[1])
+        x[i] = np.pad(picture, ((0, 0), *rest), mode="edge")
+        read[i] = picture[:0], np.pad(y, rest, constant_values=ignore)
+    return x, [y for _, y in read]
 
 
-def names_of(folder: Path, file: Path | None, maps: list[np.ndarray], ignore: int) -> tuple[str, ...]:
-    """The lines of `file`, or of classes.txt in the folder; else one name for each label up to the greatest."""
-    if file is None and not (folder / "classes.txt").is_file():
+def names_of(folder: Path, maps: list[np.ndarray], ignore: int) -> tuple[str, ...]:
+    """The lines of classes.txt in the folder; else one name for each label up to the greatest."""
+    if not (folder / "classes.txt").is_file():
         greatest = max(int(y[y != ignore].max(initial=0)) for y in maps)
         if greatest >= IGNORED:
             raise InputError(
@@ -261,7 +278,7 @@ def names_of(folder: Path, file: Path | None, maps: list[np.ndarray], ignore: in
                 "store its label as 1."
             )
         return tuple(f"class {i}" for i in range(greatest + 1))
-    return tuple(read_names(file or folder / "classes.txt"))
+    return tuple(read_names(folder / "classes.txt"))
 
 
 def read_names(file: Path) -> list[str]:

@@ -64,6 +64,7 @@ class MaximumLikelihood:
     Config: type
     Model: type
     unit = "updates"
+    default_data = "digits"
     steps: int
     figure = "nats"
     better: Literal["lower", "higher"] = "lower"

@@ -120,6 +120,7 @@ class Method(Protocol):
 
     unit: str  # what --steps counts: updates | env_steps | tokens
     steps: int  # how many of them a run has when nobody says
+    default_data: str  # and what it learns from then
     figure: str  # the key of `evaluate` that tells how good the model is
     better: Literal["lower", "higher"]
     keep: Literal["best", "last"]  # which model is kept: that of the best figure so far, or the newest

@@ -12,9 +12,9 @@ from ptheta.engine.method import Between, Config
 class Options(Config):
     """What a run is told besides its method's Config. Raises UsageError for impossible values."""
 
-    data: str = "digits"
-    """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, emoji, or a file or folder of
-    yours."""
+    data: str | None = None
+    """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, emoji, scenes, camvid, or a file or
+    folder of yours (default: what the method names, digits for most)."""
     steps: Annotated[int | None, Between(1, 2**53)] = None
     """Updates in all (default: the method's own number)."""
     max_time: Annotated[float | None, Between(0, open=True)] = None

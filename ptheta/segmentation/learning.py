@@ -166,6 +166,7 @@ class Segmentation:
     Model: type
     unit = "updates"
     steps: int
+    default_data = "scenes"
     figure = "miou"
     better: Literal["lower", "higher"] = "higher"
     keep: Literal["best", "last"] = "best"
@@ -202,7 +203,7 @@ class Segmentation:
     def batches(self, start: int, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Forms of pictures and of their labels, drawn for the batch of all processes."""
         c = self.config
-        size = (c.crop, c.crop) if c.crop else tuple(self.data.shape[1:])
+        size = (c.crop, c.crop) if c.crop else self.data.shape[1:]
         every = minibatches(len(self.x), c.batch_size, self.seed, start, rank, world)
         for step, rows in enumerate(every, start):
             b, g = len(rows), generator(self.seed, step, "augmentation", self.hardware.device)

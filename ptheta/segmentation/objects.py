@@ -38,14 +38,12 @@ class Thing:
 
 def things(truth: Any, prediction: Any, ignore: int | None = IGNORED) -> list[Thing]:
     """The things of a picture and eq. (1) of each."""
-    from scipy.ndimage import label
-
     t, s = np.asarray(truth), np.asarray(prediction)
     scored = np.ones(t.shape, bool) if ignore is None else t != ignore
     found = []
     for c in np.unique(t[scored & (t > 0)]).tolist():
-        of_truth, count = label((t == c) & scored, np.ones((3, 3)))
-        of_prediction, said = label((s == c) & scored, np.ones((3, 3)))
+        of_truth, count = pieces((t == c) & scored)
+        of_prediction, said = pieces((s == c) & scored)
         shared = np.zeros((count + 1, said + 1), np.int64)
         np.add.at(shared, (of_truth.ravel(), of_prediction.ravel()), 1)
         areas, sizes = shared.sum(1), shared.sum(0)
@@ -53,6 +51,14 @@ def things(truth: Any, prediction: Any, ignore: int | None = IGNORED) -> list[Th
             touching = [k for k in range(1, said + 1) if shared[o, k]]
             common, size = int(shared[o, touching].sum()), int(sizes[touching].sum())
             found.append(Thing(c, int(areas[o]), common / (int(areas[o]) + size - common)))
+    return found
+
+
+def pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """The number of each pixel's connected set, 0 where there is none, and how many sets there are."""
+    from scipy.ndimage import label
+
+    found: Any = label(mask, np.ones((3, 3)))
     return found
 
 

@@ -65,6 +65,6 @@ def side_by_side(x: torch.Tensor, y: torch.Tensor, said: torch.Tensor, classes: 
             if 3 * k + j < columns:
                 at.set_title(title, fontsize=9)
     there = [c for c in torch.cat([y.unique(), said.unique()]).unique().tolist() if c != IGNORED][:24]
-    patches = [Patch(facecolor=palette()[c] / 255, edgecolor="grey", label=classes[c]) for c in there]
+    patches = [Patch(facecolor=tuple(palette()[c] / 255), edgecolor="grey", label=classes[c]) for c in there]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(8, len(there)), fontsize=8, frameon=False)
     return figure

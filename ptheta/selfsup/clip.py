@@ -229,6 +229,7 @@ class Method(Pretraining):
     """min over θ of the mean of L, eq. (3)."""
 
     Config, Model = Config, CLIP
+    default_data = "emoji"
     steps = 3_000
 
     def __init__(self, config: Any, data: PictureData, seed: int, hardware: Any, steps: int):

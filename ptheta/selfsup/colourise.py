@@ -217,6 +217,7 @@ class Method(Restoring):
     """min over θ of the mean of L, eq. (2)."""
 
     Config, Model = Config, Colouriser
+    default_data = "emoji"
     steps = 10_000
 
     def __init__(self, config: Any, data: Any, seed: int, hardware: Any, steps: int):

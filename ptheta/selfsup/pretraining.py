@@ -190,6 +190,7 @@ class Pretraining:
     Model: type
     unit = "updates"
     steps: int
+    default_data = "digits"
     figure = "loss"
     better: Literal["lower", "higher"] = "lower"
     keep: Literal["best", "last"] = "last"

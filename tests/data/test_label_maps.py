@@ -70,8 +70,12 @@ def test_pictures_and_maps_are_scaled_together(tmp_path):
     y[:4, 6:] = 3
     write(tmp_path, "a", y)
     write(tmp_path, "b", np.kron(y, np.ones((2, 2), int)))
-    with pytest.raises(InputError, match="a is 8x12 and b 16x24; name a --size, to which their shorter"):
-        load(tmp_path)
+    small, large = load(tmp_path).maps(
+        "train"
+    )  # the smaller one is continued, and there is nothing to be learned there
+    assert np.array_equal(small[:8, :12], y) and (small == 255).sum() == 16 * 24 - 8 * 12 and not (large == 255).any()
+    x = load(tmp_path).split("train")[0]
+    assert (x[:, 8:, :12] == x[:, 7:8, :12]).all() and (x[:, :8, 12:] == x[:, :8, 11:12]).all()
     for size in ((4, 6), (8, 12), (16, 24), (5, 8)):
         data = load(tmp_path, size=size[0])
         for x, m in zip(data.split("train"), data.maps("train")):
@@ -147,7 +151,7 @@ def refused(tmp_path: Path, message: str, **more) -> None:
 
 
 def test_folders_that_cannot_be_used_are_told_by_file(tmp_path):
-    refused(tmp_path / "none", "none is no folder; allowed: scenes, camvid, or a folder")
+    refused(tmp_path / "none", "none is no folder; allowed: scenes, camvid, a folder")
     refused(tmp_path, "has no label maps; allowed: train/ with trainannot/ .* or images/ with labels/ or masks/")
     write(tmp_path, "a", labels(0))
     write(tmp_path, "b", labels(1))
@@ -162,7 +166,7 @@ def test_folders_that_cannot_be_used_are_told_by_file(tmp_path):
     Image.new("RGB", (9, 6)).save(tmp_path / "labels/b.png")
     refused(tmp_path, "b.png is an image of mode RGB; allowed: grey, palette or 16-bit")
     Image.new("L", (5, 5)).save(tmp_path / "labels/b.png")
-    refused(tmp_path, "b.png is 6x9 and b.png 5x5; allowed: the same size")
+    refused(tmp_path, "b.png is 6x9 and its map 5x5; allowed: the same size")
     (tmp_path / "labels/b.png").write_bytes(b"nothing")
     refused(tmp_path, r"labels/b.png cannot be read as a label map \(")
     write(tmp_path, "b", labels(1))
