@@ -225,7 +225,7 @@ def read_pair(pair: tuple[Path, Any], size: int | None) -> tuple[np.ndarray, np.
     from PIL import Image
 
     x = read_picture(pair[0])
-    y: np.ndarray = pair[1]() if callable(pair[1]) else read_map(pair[1])
+    y: Any = pair[1]() if callable(pair[1]) else read_map(pair[1])
     if y.ndim != 2 or y.dtype.kind not in "uib":
         raise InputError(f"{pair[1]} holds {y.dtype} of shape {y.shape}; allowed: whole numbers (height, width).")
     if x.shape[:2] != y.shape:
