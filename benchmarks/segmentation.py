@@ -1,6 +1,7 @@
-"""The segmentation room: how many pixels a second are counted, beside torchmetrics, scikit-learn and NumPy.
+"""The segmentation room: how many pixels are counted a second, how many pictures are learned from and labelled.
 
     python benchmarks/segmentation.py --counting        one run, all in turns, into benchmarks/results/segmentation.json
+    python benchmarks/segmentation.py --speed           training and labelling CamVid at 360 x 480, beside plain float32
     python benchmarks/segmentation.py --all-ground      docs/pictures/all-ground.png: high accuracy, and nothing found
 
 Maps are 512 x 1024 of 21 classes, 4 % ignored; "streets" are patches of 64 pixels with a tenth of the pixels wrong,
@@ -37,6 +38,65 @@ def maps(kind: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         t = coarse.repeat(64, 1).repeat(64, 2)
         s = np.where(r.rand(*shape) < 0.1, r.randint(CLASSES, size=shape), t).astype(np.uint8)
     return np.where(r.rand(*shape) < 0.04, 255, t).astype(np.uint8), s
+
+
+def speed(rounds: int = 5, batch: int = 8, updates: int = 3) -> list[dict]:
+    """Pictures a second of CamVid's size in training and in labelling: ours, and the same network in a plain loop, in
+    float32, rows of pixels one after another, and forms made picture by picture. All in turns."""
+    from ptheta.api import method
+    from ptheta.data.label_maps import load
+    from ptheta.data.order import generator
+    from ptheta.engine.hardware import detect
+    from ptheta.segmentation.augmentation import augmented, draw
+
+    data, rows = load("camvid"), []
+    for name in ("context", "deeplab", "hdc"):
+        module = method(name)
+        learners = {
+            way: module.Method(module.Config(batch_size=batch), data, 0, detect("cpu", precision, None), 1000)
+            for way, precision in (("ours", "bf16"), ("plain", "fp32"))
+        }
+        plain = learners["plain"]
+        plain.model.backbone.memory_format = torch.contiguous_format
+        x, y = plain.x[:batch], plain.y[:batch]
+
+        def one_by_one(x=x, y=y) -> tuple[torch.Tensor, torch.Tensor]:
+            g = generator(0, 0, "forms")
+            forms = [
+                augmented(x[i : i + 1], y[i : i + 1], draw(1, g, (0.6, 1.7), 0.5, 0.3), (360, 480))
+                for i in range(len(x))
+            ]
+            return torch.cat([a for a, _ in forms]), torch.cat([b for _, b in forms])
+
+        batches = learners["ours"].batches(0, 0, 1)
+
+        def train(way: str, batches=batches, learners=learners, one_by_one=one_by_one) -> float:
+            began = time.perf_counter()
+            for _ in range(updates):
+                learners[way].update(next(batches) if way == "ours" else one_by_one())
+            return updates * batch / (time.perf_counter() - began)
+
+        def label(way: str, learners=learners, x=x) -> float:
+            began = time.perf_counter()
+            with learners[way].hardware.autocast():
+                for _ in range(updates):
+                    learners[way].model.predict(x)
+            return updates * batch / (time.perf_counter() - began)
+
+        for way in learners:
+            train(way), label(way)
+        found = {f"{what} {way}": [] for what in ("training", "labelling") for way in learners}
+        for _ in range(rounds):
+            for what, f in (("training", train), ("labelling", label)):
+                for way in learners:
+                    found[f"{what} {way}"].append(f(way))
+        for what in ("training", "labelling"):
+            mine, theirs = (sorted(found[f"{what} {way}"]) for way in learners)
+            ratio = statistics.median(a / b for a, b in zip(found[f"{what} ours"], found[f"{what} plain"]))
+            texts = [f"{statistics.median(v):6.1f} ({v[0]:.1f} to {v[-1]:.1f})" for v in (mine, theirs)]
+            print(f"{name:8} {what:9} pictures/s {texts[0]}   plain {texts[1]}   ratio {ratio:.2f}", flush=True)
+            rows.append({"name": name, "what": what, "ours": mine, "plain": theirs, "ratio": ratio})
+    return rows
 
 
 def all_ground(path: Path) -> None:
@@ -136,13 +196,15 @@ def counting() -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counting", action="store_true")
+    parser.add_argument("--speed", action="store_true")
     parser.add_argument("--all-ground", action="store_true")
     asked = parser.parse_args()
     if asked.all_ground:
         all_ground(Path(__file__).parent.parent / "docs" / "pictures" / "all-ground.png")
-    elif asked.counting:
+    elif asked.counting or asked.speed:
+        found = ({"counting": counting()} if asked.counting else {}) | ({"speed": speed()} if asked.speed else {})
         stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps(stored | {"counting": counting()}, indent=2) + "\n")
+        RESULTS.write_text(json.dumps(stored | found, indent=2) + "\n")
     else:
         parser.print_help()
 

@@ -38,6 +38,8 @@ class Backbone(nn.Module):
     Raises UsageError for an output stride that the blocks cannot have, or rates below 1.
     """
 
+    memory_format = torch.channels_last  # pixels one after another with all their channels: how CPUs convolve fastest
+
     def __init__(
         self, g: torch.Generator, channels: int = 3, width: int = 32, rates: tuple[int, ...] = (1, 1, 1, 1),
         output_stride: int = 8,
@@ -61,7 +63,7 @@ class Backbone(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b p h4 w4"], Float[Tensor, "b q h2 w2"]]:
         near, *others = self.blocks
-        x = near(relu(self.stem(x.contiguous(memory_format=torch.channels_last))))
+        x = near(relu(self.stem(x.contiguous(memory_format=self.memory_format))))
         kept = x
         for block in others:
             x = block(x)
