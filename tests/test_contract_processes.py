@@ -17,6 +17,7 @@ from ptheta.methods import METHODS
 
 CASES = {  # (method, settings besides)
     **{name: (name, {} if name in DENSITIES else {"learning_rate": 0.001}) for name in METHODS},
+    "deeplab": ("deeplab", {"learning_rate": 0.0001}),  # of its gradient, see segmentation/test_two_processes.py
     "made-dropout": ("made", {"dropout": 0.3}),
 }
 STEPS = 20
