@@ -20,6 +20,7 @@ CASES = {  # (method, settings besides)
     "deeplab": ("deeplab", {"learning_rate": 0.0001}),  # of its gradient, see segmentation/test_two_processes.py
     "made-dropout": ("made", {"dropout": 0.3}),
 }
+COUNTED = ("knn", "accuracy", "pa", "mpa", "miou", "fwiou", "dice", "kappa")
 STEPS = 20
 
 BOTH = """
@@ -115,8 +116,8 @@ def test_two_processes_equal_one(case, two, tmp_path):
     for x, y in zip(one.metrics(), both.metrics()):
         assert (x.pop("step"), x.pop("split")) == (y.pop("step"), y.pop("split"))
         assert x.keys() == y.keys()
-        for figure in x:  # of what is counted, neighbours or right answers, one may be another
-            apart = 0.02 if figure.startswith(("knn", "accuracy")) else 1e-12
+        for figure in x:  # of what is counted, neighbours, right answers or pixels, one may be another
+            apart = 0.02 if figure.removesuffix("_se") in COUNTED else 1e-12
             assert x[figure] == pytest.approx(y[figure], rel=max(close, relative), abs=apart), figure
 
 
