@@ -51,6 +51,7 @@ FIGURES = {
     },
     "longer-moco": f"ptheta train moco {FASHION} --cells 4 --steps 4000",
     "longest-moco": f"ptheta train moco {FASHION} --cells 4 --steps 8000",
+    "endless-moco": f"ptheta train moco {FASHION} --cells 4 --steps 14000",
     "fashion-mae": f"ptheta train mae {FASHION} --steps 1500",
     **{
         f"fashion-{name}": f"ptheta train {name} {FASHION} --cells 2 --steps 1000"

@@ -1,8 +1,9 @@
 """`ptheta ablation`: one network with pooling, without dilation, and with rates of three kinds; what each finds.
 
-The network is `hdc` with six rated blocks; its variants have the same layers and differ in strides and rates alone:
+The network is `context` without its module, with six rated blocks and scores that are bilinear between the places of
+its last map; the variants differ in strides and rates, and the first has two projections more:
 
-    pooled     output stride 32: two of the blocks halve the map, and scores are brought back up
+    pooled     output stride 32: two of the blocks halve the map, as in nets for classification
     plain      output stride 8, every rate 1: fine, and sees little
     repeated   rate 4 six times: sees far, and reads every fourth row and column (gridding)
     rising     1, 2, 3, 4, 5, 9: hybrid rates without holes
@@ -12,6 +13,7 @@ The network is `hdc` with six rated blocks; its variants have the same layers an
 from __future__ import annotations
 
 import json as json_module
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -20,12 +22,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ptheta import api
+from ptheta.data.label_maps import load
 from ptheta.engine.errors import UsageError
 from ptheta.engine.results import save_whole, target
 from ptheta.engine.run import Run
+from ptheta.segmentation.score import number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ptheta.data.pictures import PictureData
 
 VARIANTS = {  # rates, output stride
     "pooled": ((1, 1, 1, 1, 1, 1), 32),
@@ -39,7 +45,7 @@ FIGURES = ("miou", "small", "medium", "large")
 
 def ablation(
     data: str = "scenes", size: int | None = None, steps: int = 1500, seeds: tuple[int, ...] = (0, 1, 2),
-    width: int = 24, batch_size: int = 16, split: str = "test", runs: Path = Path("runs/ablation"),
+    width: int = 24, batch_size: int = 16, split: str | None = None, runs: Path = Path("runs/ablation"),
     threads: int | None = None, out: Path | None = None, json: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Pooling, no dilation, one repeated rate, hybrid rates: mean IoU, and the IoU of things by their size.
@@ -51,7 +57,7 @@ def ablation(
         seeds: One network each.
         width: Channels of the first convolution.
         batch_size: Pictures in a minibatch.
-        split: Where they are measured.
+        split: Where they are measured (default: test, or the last there is).
         runs: Folder of the runs. Those that are there are not trained again, and unfinished ones go on.
         threads: CPU threads.
         out: Picture without ending (default: ablation in the folder of the runs, numbered when it exists).
@@ -61,17 +67,24 @@ def ablation(
         raise UsageError(f"seeds = {seeds}; allowed: one seed and more, all different.")
     if out is not None:
         target(".", out, "")  # a name that is taken is told before the trainings
+    asked = {"data": data, "size": size, "steps": steps}
+    paths = {(name, seed): runs / f"{name}-seed{seed}" for name in VARIANTS for seed in seeds}
+    for path in paths.values():
+        same(path, asked)
+    pictures = load(data, size=size)
+    split = split or pictures.splits[-1]
+    pictures.split(split)  # one that there is not is told before the trainings, too
     rows = []
     for name, (rates, stride) in VARIANTS.items():
         of_seeds = []
         for seed in seeds:
-            path = runs / f"{name}-seed{seed}"
+            path = paths[name, seed]
             print(f"ptheta: {name}, seed {seed}: {path}", file=sys.stderr)
             run = api.train(
-                "hdc", data=data, size=size, steps=steps, seed=seed, width=width, batch_size=batch_size, rates=rates,
-                output_stride=stride, threads=threads, out=str(path), resume=(path / "config.json").exists(),
+                "context", **asked, seed=seed, width=width, batch_size=batch_size, rates=rates, output_stride=stride,
+                context="none", threads=threads, out=str(path), resume=(path / "config.json").exists(),
             )  # fmt: skip
-            of_seeds.append(figures(run, split))
+            of_seeds.append(figures(run, pictures, split))
         rows.append({"name": name, "rates": list(rates), "output_stride": stride, **seen(rates, stride)})
         rows[-1] |= {k: [one[k] for one in of_seeds] for k in FIGURES} | {"things": of_seeds[0]["things"]}
     told = {"data": data, "split": split, "steps": steps, "seeds": list(seeds), "variants": rows}
@@ -79,6 +92,8 @@ def ablation(
     figure = picture(told)
     save_whole(path, {".png": lambda p: figure.savefig(p, format="png", dpi=120)}, say=False)
     if json:
+        for row in rows:
+            row |= {k: [number(v) for v in row[k]] for k in FIGURES}
         print(json_module.dumps({**told, "picture": f"{path}.png"}))
     else:
         table(told)
@@ -97,21 +112,33 @@ def seen(rates: tuple[int, ...], stride: int) -> dict[str, Any]:
     return {"field": read.field, "share": read.share}
 
 
-def figures(run: Run, split: str) -> dict[str, Any]:
+def same(path: Path, asked: dict[str, Any]) -> None:
+    """UsageError if there is a run of other settings: `api.train` would go on with those of its own."""
+    if (path / "config.json").exists():
+        options = Run.open(path).about["options"]
+        if other := [k for k, v in asked.items() if options[k] != v]:
+            said = ", ".join(f"{k} = {options[k]}, not {asked[k]}" for k in other)
+            raise UsageError(f"{path} has {said}; ask for the same, or name another folder with --runs.")
+
+
+def figures(run: Run, data: PictureData, split: str) -> dict[str, Any]:
     """Mean IoU over the classes, and of things by size."""
     from ptheta.segmentation.learning import judged, maps_of, matrices
     from ptheta.segmentation.objects import by_size, things
 
-    model, data = api.load(run), api.data_of(run)
+    model = api.load(run)
     x, y = data.split(split), maps_of(data, split)
     found = {"miou": judged(matrices(model, x, y))["miou"].mean}
     said = torch.cat([model.predict(rows) for rows in x.split(50)])
-    sizes = by_size([one for t, s in zip(y, said) for one in things(t, s)])
+    ground = 0 if data.classes[0] in ("ground", "background") else None
+    sizes = by_size([one for t, s in zip(y, said) for one in things(t, s, ground=ground)])
     return found | {k: v for k, (v, _) in sizes.items()} | {"things": {k: n for k, (_, n) in sizes.items()}}
 
 
 def pair(values: list[float]) -> str:
-    """Mean and standard error in per cent."""
+    """Mean and standard error in per cent; of no things there is none."""
+    if any(math.isnan(v) for v in values):
+        return "-"
     error = f" ± {100 * statistics.stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.1f}{error}"
 

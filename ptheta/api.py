@@ -177,15 +177,22 @@ def load(source: str | Path | Run) -> Any:
 def room(source: str) -> str:
     """The room of the method that a run directory, model folder or Hub id is of: "density", "selfsup", …; "" if it
     says nothing of the kind."""
+    if found := room_here(source):
+        return found
+    if source.count("/") == 1 and not Path(source).exists():  # a Hub id, or a mistake that `load` will tell of
+        model = load(source)
+        return METHODS[model.name].split(".")[1]
+    return ""
+
+
+def room_here(source: str) -> str:
+    """The same of a run directory or model folder; "" of what is neither."""
     for path in (Path(source) / "model" / "config.json", Path(source) / "config.json"):
         try:
             name = json.loads(path.read_text())["method"]
             return METHODS[name].split(".")[1] if name in METHODS else ""
         except (OSError, ValueError, TypeError, KeyError):
             continue
-    if source.count("/") == 1 and not Path(source).exists():  # a Hub id, or a mistake that `load` will tell of
-        model = load(source)
-        return METHODS[model.name].split(".")[1]
     return ""
 
 
@@ -201,7 +208,8 @@ def data_of(run: Run, data: Any = None) -> Any:
 def open_data(model: Any, data: Any) -> Any:
     """Observations for a model that was loaded: opened as its method opens them, pictures in the model's size."""
     default, shape = Options(), getattr(model, "shape", None)
-    return method(model.name).Method.open_data(data, min(shape[-2:]) if shape else default.size, default.threshold)
+    size = model.size if hasattr(model, "size") else min(shape[-2:]) if shape else default.size
+    return method(model.name).Method.open_data(data, size, default.threshold)
 
 
 def shell(argv: Any) -> str:

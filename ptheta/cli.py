@@ -15,7 +15,7 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta tour                         learn the digits, write an illustrated page (start here)
   ptheta list                         the methods
   ptheta train METHOD [options]       learn; `ptheta train METHOD --help` lists the options
-  ptheta evaluate RUN [--split S] [--data D] [--samples] [--features] [--orderings K] [--json]
+  ptheta evaluate RUN [--split S] [--data D] [--json]   `ptheta evaluate RUN --help` tells more, by what RUN learned
   ptheta sample RUN [--count N] [--y CLASS] [--seed S] [--out FILE]
   ptheta complete RUN [--data D] [--split S] [--count N] [--hide H] [--particles P] [--seed S] [--out FILE]
   ptheta embed RUN [--data D] [--split S] [--out FILE]
@@ -175,13 +175,15 @@ def summary(done: Any) -> None:
         knn = f"   neighbours {m['knn']:.3f} ± {m['knn_se']:.3f}" if "knn" in m else ""
         print(f"last {m['split']} loss {m['loss']:.4g}   RankMe {m['rank_me']:.1f}   spread {m['spread']:.2f}{knn}")
     if labels:
+        error = f" ± {labels['miou_se']:.4f}" if "miou_se" in labels else ""
         print(
-            f"best {labels['split']} MIoU {labels['miou']:.4f} ± {labels.get('miou_se', 0):.4f}   "
+            f"best {labels['split']} MIoU {labels['miou']:.4f}{error}   "
             f"PA {labels['pa']:.4f}   MPA {labels['mpa']:.4f} at step {labels['step']:,}"
         )
     print(f"{done.path}", flush=True)
     uses = ("evaluate", "predict") if labels else ("embed", "evaluate") if last else ("sample", "evaluate", "complete")
-    print("next: " + "   ".join(f"ptheta {use} {done.path}" for use in uses), file=sys.stderr)
+    named = {"predict": " PICTURES"}
+    print("next: " + "   ".join(f"ptheta {use} {done.path}{named.get(use, '')}" for use in uses), file=sys.stderr)
 
 
 def options_of(argv: list[str], function: Any, prog: str) -> Any:
@@ -234,7 +236,8 @@ USES = {
 
 
 def what_use(argv: list[str], name: str) -> Any:
-    """The function of that name for the first run, model folder or Hub id among the arguments, by its room.
+    """The function of that name for the run or model folder among the arguments, by its room; for the Hub id that comes
+    first, if none of them is here.
 
     Raises UsageError where the room has none. Of what is no run, the function itself will tell.
     """
@@ -242,7 +245,9 @@ def what_use(argv: list[str], name: str) -> Any:
 
     from ptheta import api
 
-    source = next((argument for argument in argv if not argument.startswith("-")), None)
+    words = [argument for argument in argv if not argument.startswith("-")]
+    here = [word for word in words if api.room_here(word)]
+    source = here[0] if here else words[0] if argv and not argv[0].startswith("-") else None
     room = "" if source is None else api.room(source)
     if room in USES and name not in USES[room][1]:
         raise UsageError(f"{source} is of {room} and has no {name}; allowed: {', '.join(USES[room][1])}.")

@@ -35,6 +35,8 @@ def rivals(
 
     models = []
     for path in runs:
+        if api.room(path) != "density":
+            raise UsageError(f"{path} is no density; name runs of p(x, y), of --label first or --label last.")
         model = api.load(path)
         if model.label == "none":
             raise UsageError(f"{path} is a model of p(x) alone; train one with --label first or --label last.")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json as json_module
+import math
 import os
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +31,7 @@ def evaluate(
     Args:
         run: Run directory, model folder or Hub id.
         data: Other pictures with label maps than the run was trained on.
-        split: One split (default: test, or the last there is).
+        split: One split, or all (default: test, or the last there is).
         policy: What classes count that are absent from the truth: mmseg, detectron2, torchvision, segnet, torchmetrics.
         limit: Use only so many pictures.
         json: Print one JSON object.
@@ -44,10 +47,15 @@ def evaluate(
     if tuple(observations.classes) != tuple(model.classes):
         raise InputError(
             f"{observations.name} has the classes {', '.join(observations.classes)} and the model "
-            f"{', '.join(model.classes)}; name fitting --data."
+            f"{', '.join(model.classes)}; name fitting --data, or give it the same classes.txt."
         )
     part = split or observations.splits[-1]
-    each = matrices(model, observations.split(part)[:limit], maps_of(observations, part)[:limit])
+    parts = observations.splits if part == "all" else (part,)
+    x, y = (
+        torch.cat([read(name) for name in parts])[:limit]
+        for read in (observations.split, partial(maps_of, observations))
+    )
+    each = matrices(model, x, y)
     found, total = judged(each, policy), scores(torch.stack(each).sum(0), policy)
     if json:
         classes = {
@@ -66,7 +74,8 @@ def evaluate(
         print(f"{name:{width}} {int(total.truth[c]):13,} {shown}")
     print(f"\n{len(each):,} pictures of {observations.name}, {part}; absent classes as in {policy}")
     for key, value in found.items():
-        print(f"{TITLES[key]:{width}} {value.mean:.4f} ± {value.standard_error:.4f}")
+        error = "" if math.isnan(value.standard_error) else f" ± {value.standard_error:.4f}"
+        print(f"{TITLES[key]:{width}} {value.mean:.4f}{error}")
 
 
 def predict(
@@ -79,11 +88,11 @@ def predict(
         run: Run directory, model folder or Hub id.
         pictures: A picture file, or a folder of them and of folders.
         out: Folder for the results (default: predictions in the run or here, numbered when it exists).
-        size: Scale the shorter sides to so many pixels first, as in training; labels have the pictures' own sides.
+        size: Scale the shorter sides to so many pixels first (default: as in training); labels have the pictures' own.
         tile: Pictures with a longer side are labelled by tiles of this side, in pixels.
         overlap: Pixels that neighbouring tiles share.
         overlays: Also write the overlays.
-        precision: Of convolutions: bf16 where the machine is quick with it (auto).
+        precision: Of convolutions; auto: bf16 on GPUs that have it. On CPUs of 2022 and later, bf16 is quicker.
     """
     from ptheta.data.images import image_files
     from ptheta.data.label_maps import read_picture
@@ -98,11 +107,14 @@ def predict(
     if not files:
         raise InputError(f"{pictures} holds no pictures; give the path of a picture or of a folder of them.")
     names = {f: f.relative_to(pictures if pictures.is_dir() else pictures.parent).with_suffix("") for f in files}
-    if len(set(names.values())) < len(names):
-        twice = next(n for n in names.values() if [*names.values()].count(n) > 1)
-        raise InputError(f"{pictures} holds several pictures called {twice}; rename one of them.")
+    written = Counter(f"{name}{ending}" for name in names.values() for ending in ["", "-overlay"][: 1 + overlays])
+    if twice := [name for name, count in written.items() if count > 1]:
+        raise InputError(f"{pictures} holds several pictures called {twice[0]}; rename one of them.")
     model, hardware = api.load(run), detect("auto", precision, None)
-    model = model.to(hardware.device)
+    model, size = model.to(hardware.device), size or model.size
+    for file in files:
+        if min(sides := sides_of(file)) < 16 and size is None:
+            raise InputError(f"{file} is {sides[0]}x{sides[1]}; allowed: sides from 16, or a --size to scale it to.")
     folder = new_folder(run, out)
     with Progress(0, len(files), "pictures", visible=True) as progress:
         for step, file in enumerate(files, 1):
@@ -111,6 +123,17 @@ def predict(
             write(folder / names[file], x if overlays else None, y)
             progress.advance(step)
     print(folder)
+
+
+def sides_of(file: Path) -> tuple[int, int]:
+    """Height and width of a picture, from its header where that can be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            return opened.height, opened.width
+    except Exception:  # reading it will tell what is wrong with it
+        return 16, 16
 
 
 def labelled(model: Any, x: np.ndarray, size: int | None, hardware: Any, label: Any) -> np.ndarray:

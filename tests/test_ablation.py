@@ -12,6 +12,7 @@ from ptheta import ablation as module
 from ptheta import api
 from ptheta.cli import main
 from ptheta.engine.errors import UsageError
+from ptheta.segmentation.context import Context
 from ptheta.segmentation.learning import judged, matrices
 from ptheta.segmentation.objects import by_size, things
 
@@ -47,7 +48,7 @@ def test_figures_are_those_of_the_runs_and_a_second_call_trains_nothing(tmp_path
             assert row["miou"][k] == judged(matrices(model, x, y))["miou"].mean
             found = [one for t, s in zip(y, model.predict(x)) for one in things(t, s)]
             for name, (value, count) in by_size(found).items():
-                assert row[name][k] == value or (value != value and row[name][k] != row[name][k])
+                assert row[name][k] == value or (value != value and row[name][k] is None)
                 assert row["things"][name] == count
     assert np.asarray(Image.open(told["picture"])).std() > 10
     code, out, _ = run(capsys, "--seeds", 0, 3, "--runs", runs)
@@ -61,6 +62,29 @@ def test_repeated_rates_read_a_part_and_hybrid_ones_all(monkeypatch):
     assert shares["pooled"] == {"field": None, "share": None}
     assert all(shares[name]["share"] == 1 for name in ("plain", "rising", "sawtooth"))
     assert shares["repeated"]["field"] == 97 and shares["repeated"]["share"] == pytest.approx((25 / 97) ** 2)
+
+
+def test_runs_of_other_settings_are_not_taken_for_what_was_asked(tmp_path, capsys):
+    assert run(capsys, "--seeds", 0, "--runs", tmp_path)[0] == 0
+    code, _, err = run(capsys, "--seeds", 0, "--runs", tmp_path, "--steps", 3)
+    assert code == 2 and "has steps = 4, not 3; ask for the same, or name another folder with --runs" in err
+    with pytest.raises(UsageError, match="pooled-seed0 has size = 48, not None; ask for the same"):
+        module.ablation(seeds=(0,), steps=4, width=4, runs=tmp_path)
+
+
+def test_a_split_that_there_is_not_is_told_before_the_work(tmp_path, capsys):
+    code, _, err = run(capsys, "--runs", tmp_path / "runs", "--split", "night")
+    assert code == 2 and "'night' is unknown" in err and not (tmp_path / "runs").exists()
+
+
+def test_variants_differ_in_strides_rates_and_two_projections_alone(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    states = {
+        name: Context((3, 48, 48), ["a", "b"], width=4, context="none", rates=rates, output_stride=stride).state_dict()
+        for name, (rates, stride) in module.VARIANTS.items()
+    }
+    shapes = {name: {k: v.shape for k, v in state.items() if "project" not in k} for name, state in states.items()}
+    assert all(s == shapes["plain"] for s in shapes.values())
 
 
 @pytest.mark.parametrize("seeds", [(), (1, 1)])

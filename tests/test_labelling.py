@@ -100,6 +100,27 @@ def test_what_cannot_be_evaluated_is_one_line(run, command, argv, message, monke
     assert re.search(message, err), err
 
 
+def test_all_splits_are_scored_together_and_options_may_come_first(run, command):
+    counted = {}
+    for split in ("all", "train", "valid", "test"):
+        code, out, err = command("evaluate", "--json", "--split", split, run)
+        assert code == 0, err
+        counted[split] = sum(one["pixels"] for one in json.loads(out)["classes"].values())
+    assert counted["all"] == sum(counted[split] for split in ("train", "valid", "test")) == 30 * 32 * 48
+
+
+def test_a_model_folder_knows_the_size_of_its_training(folder, tmp_path, command):
+    out = tmp_path / "run"
+    ptheta.train("context", data=str(folder), size=24, out=str(out), steps=2, width=4, batch_size=4, threads=1)
+    assert ptheta.load(out / "model").size == 24
+    a, b = (command("evaluate", source, "--split", "test", "--json")[1] for source in (out, out / "model"))
+    assert json.loads(a)["metrics"] == json.loads(b)["metrics"]
+    for more in ([], ["--size", 24], ["--size", 32]):
+        assert command("predict", out, folder / "images/1.png", "--out", tmp_path / f"said{more[1:]}", *more)[0] == 0
+    said = [np.array(Image.open(tmp_path / f"said{more}" / "1.png")) for more in ([], [24], [32])]
+    assert np.array_equal(said[0], said[1]) and not np.array_equal(said[0], said[2]) and said[0].shape == (32, 48)
+
+
 # ---------------------------------------------------------------- predict
 
 
@@ -159,6 +180,8 @@ def test_results_go_beside_the_run_and_are_never_overwritten(run, folder, comman
         (["empty"], "empty holds no pictures"),
         (["twice"], "twice holds several pictures called a; rename one of them"),
         (["broken.png"], "broken.png cannot be read as a picture"),
+        (["small"], "small/b.png is 10x40; allowed: sides from 16, or a --size to scale it to"),
+        (["overlays"], "overlays holds several pictures called a-overlay; rename one of them"),
         (["a.png", "--size", "3"], "size = 3 is impossible; allowed: at least 16"),
         (["a.png", "--tile", "20"], "tile = 20, overlap = 128; allowed: tiles from 32"),
     ],
@@ -168,9 +191,13 @@ def test_what_cannot_be_labelled_is_one_line(run, tmp_path, command, monkeypatch
     (tmp_path / "empty").mkdir(), (tmp_path / "twice").mkdir()
     picture = Image.new("RGB", (40, 40))
     picture.save("a.png"), picture.save("twice/a.png"), picture.save("twice/a.bmp")
+    for name in ("small/a", "small/b", "overlays/a", "overlays/a-overlay"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        picture.crop((0, 0, 40, 10 if name == "small/b" else 40)).save(f"{name}.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     code, _, err = command("predict", run, *argv, "--out", "said")
     assert code in (1, 2) and "Traceback" not in err and message in err.replace("\n", " ")
+    assert not list((tmp_path / "said").rglob("*.png")), "nothing is half done"
 
 
 def test_a_run_of_another_room_labels_nothing_and_this_one_draws_nothing(run, folder, tmp_path, command):

@@ -4,8 +4,9 @@ T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV 2014.
 A. Kirillov, K. He, R. Girshick, C. Rother and P. Dollár, "Panoptic Segmentation", CVPR 2019.
 
 Of instances, a pixel has the category of the smallest annotation that covers it, and the class "background", 0, where
-none does. Of panoptic segments, a pixel's id is R + 256 G + 65536 B of the PNG beside the file, and what no segment has
-is not to be learned. Classes are the categories in the order of their ids.
+none does; a picture without annotations is all background. Of panoptic segments, a pixel's id is R + 256 G + 65536 B of
+the PNG beside the file, what no segment has is not to be learned, and a picture without annotation is left out. Classes
+are the categories in the order of their ids.
 
 Pictures are looked for by their file_name in the file's folder, in images/ there, and where COCO has them: of
 annotations/instances_val2017.json in val2017/ beside annotations/. The PNGs of panoptic_val2017.json are in
@@ -37,15 +38,21 @@ def read(file: Path, unlearned: int) -> Read:
         index = {c["id"]: i for i, c in enumerate(categories)}
         names = tuple(str(c["name"]) for c in categories)
         of_image: dict[Any, list[dict]] = {one["id"]: [] for one in images}
+        panoptic = any("segments_info" in one for one in annotations)
         for one in annotations:
             of_image[one["image_id"]].append(one)
+            for part in one["segments_info"] if panoptic else [one]:
+                if part["category_id"] not in index:
+                    raise ValueError(f"a category {part['category_id']} that is not among its categories")
+            if panoptic:
+                str(one["file_name"])
+        sides = {one["id"]: (int(one["height"]), int(one["width"])) for one in images if not panoptic}
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{file} is no COCO file ({what}); allowed: images, annotations and categories.") from None
-    images = [one for one in images if of_image[one["id"]]]
-    if not images:
+    if not annotations:
         raise InputError(f"{file} has no picture with an annotation; give another file.")
-    panoptic = "segments_info" in of_image[images[0]["id"]][0]
+    images = [one for one in images if of_image[one["id"]] or not panoptic]
     pictures = [found(one, file) for one in images]
     if panoptic:
         folder = file.with_suffix("")
@@ -56,7 +63,7 @@ def read(file: Path, unlearned: int) -> Read:
     except ImportError:
         raise InputError(f"{file} needs pycocotools; install it: pip install 'ptheta[segmentation]'.") from None
     index = {k: i + 1 for k, i in index.items()}
-    maps = [Instances((one["height"], one["width"]), of_image[one["id"]], index, file) for one in images]
+    maps = [Instances(sides[one["id"]], of_image[one["id"]], index, file) for one in images]
     return pictures, maps, ("background", *names)
 
 

@@ -51,6 +51,8 @@ def load(
     """
     if isinstance(spec, PictureData):
         return spec
+    if not isinstance(spec, str | Path):
+        raise UsageError(f"data is a {type(spec).__name__}; allowed: a name, a path, or a PictureData with label maps.")
     if size is not None and size < 1:
         raise UsageError(f"size = {size} is impossible; allowed: from 1 on.")
     if str(spec) == "scenes":
@@ -66,15 +68,15 @@ def load(
             f"{source} is no folder; allowed: scenes, camvid, a folder of pictures and label maps, or a COCO .json."
         )
     ignore = (11 if camvid else IGNORED) if ignore is None else ignore
-    x, y = read_pairs(pairs, size, ignore)
+    x, y = read_pairs(pairs, size)
     names = tuple(read_names(classes)) if classes else told or names_of(source, y, ignore)
     origin = "frames of CamVid (G. Brostow et al. 2009)" if camvid else origin
-    y = as_labels(y, pairs, len(names), ignore)
+    y = as_labels(y, pairs, len(names), ignore, x.shape[2:])
     for label in (i for i, name in enumerate(names) if name.lower() in VOID):
         y[y == label] = IGNORED
     parts, rule = divided({"x": x, "maps": y, "names": list(pairs)}, own)
     text = f"{origin}, {len(x):,} pictures of {x.shape[2]}x{x.shape[3]} with label maps, {rule}."
-    return PictureData(str(spec), x.shape[1:], text, names, {key: partial(dict, parts) for key in parts})
+    return PictureData(str(spec), x.shape[1:], text, names, {k: partial(dict, parts) for k in parts}, size=size)
 
 
 def of_scenes(side: int) -> PictureData:
@@ -86,7 +88,7 @@ def of_scenes(side: int) -> PictureData:
 
     parts = {key: partial(drawn, split) for split in SCENES for key in (split, f"{split}_maps")}
     text = f"scenes of {side}x{side} drawn from seed 0, {'/'.join(f'{n:,}' for n in SCENES.values())}."
-    return PictureData("scenes", (3, side, side), text, scenes.KINDS, parts)
+    return PictureData("scenes", (3, side, side), text, scenes.KINDS, parts, size=side)
 
 
 # ---------------------------------------------------------------- which files
@@ -240,8 +242,8 @@ def read_pair(pair: tuple[Path, Any], size: int | None) -> tuple[np.ndarray, np.
     return x.transpose(2, 0, 1), y.astype(np.int64)
 
 
-def read_pairs(pairs: Pairs, size: int | None, ignore: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """All pictures, (N, 3, H, W), and their maps, continued to one size. InputError where memory does not suffice."""
+def read_pairs(pairs: Pairs, size: int | None) -> tuple[np.ndarray, list[np.ndarray]]:
+    """All pictures, (N, 3, H, W), continued to one size, and their maps. InputError where memory does not suffice."""
 
     def fit(h: int, w: int) -> None:
         need, free = 12 * len(pairs) * h * w, memory()
@@ -258,9 +260,8 @@ def read_pairs(pairs: Pairs, size: int | None, ignore: int) -> tuple[np.ndarray,
     fit(h, w)
     x = np.empty((len(read), 3, h, w), np.uint8)
     for i, (picture, y) in enumerate(read):
-        rest = (0, h - y.shape[0]), (0, w - y.shape[1])
-        x[i] = np.pad(picture, ((0, 0), *rest), mode="edge")
-        read[i] = picture[:0], np.pad(y, rest, constant_values=ignore)
+        x[i] = np.pad(picture, ((0, 0), (0, h - y.shape[0]), (0, w - y.shape[1])), mode="edge")
+        read[i] = picture[:0], y
     return x, [y for _, y in read]
 
 
@@ -294,8 +295,9 @@ def read_names(file: Path) -> list[str]:
     return names
 
 
-def as_labels(maps: list[np.ndarray], pairs: Pairs, classes: int, ignore: int) -> np.ndarray:
-    """Maps as uint8 with 255 for what is ignored. InputError names the first file with a label that is no class."""
+def as_labels(maps: list[np.ndarray], pairs: Pairs, classes: int, ignore: int, sides: tuple[int, ...]) -> np.ndarray:
+    """Maps as uint8 (N, *sides) with 255 for what is ignored, and beyond smaller ones. InputError names the first file
+    with a label that is no class."""
     if classes > IGNORED:
         raise InputError(f"{classes} classes are too many; allowed: up to {IGNORED}.")
     for y, (_, file) in zip(maps, pairs.values()):
@@ -305,4 +307,7 @@ def as_labels(maps: list[np.ndarray], pairs: Pairs, classes: int, ignore: int) -
                 f"{file} has labels {values}; allowed: 0 to {classes - 1}, and {ignore} for what is not learned (or "
                 "of a class that classes.txt calls void)."
             )
-    return np.stack([np.where(y == ignore, IGNORED, y).astype(np.uint8) for y in maps])
+    out = np.full((len(maps), *sides), IGNORED, np.uint8)
+    for one, y in zip(out, maps):
+        one[: y.shape[0], : y.shape[1]] = np.where(y == ignore, IGNORED, y)
+    return out

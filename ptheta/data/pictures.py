@@ -42,6 +42,8 @@ class PictureData:
     classes: tuple[str, ...] = ()
     _read: Mapping[str, Callable[[], Parts]] = field(default_factory=dict, repr=False)
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
+    size: int | None = None
+    """The shorter side to which pictures with label maps were scaled; None: as they are, or without maps."""
 
     @property
     def n(self) -> int:

@@ -59,6 +59,8 @@ class Config(SegmentationConfig):
     """The context module; none: the front end alone."""
     rates: Annotated[tuple[int, ...], Between(1, 64)] = (1, 1, 2, 2)
     """Rates of the backbone's last blocks."""
+    output_stride: Literal[4, 8, 16, 32] = 8
+    """Sides of the picture over those of the map; 8 in the paper."""
 
 
 def channels(kind: str, classes: int) -> list[int]:
@@ -103,15 +105,16 @@ class Context(Segmenter):
     name = "context"
 
     def __init__(
-        self, shape, classes, seed: int = 0, width: int = 24, context: str = "large", rates: Any = (1, 1, 2, 2)
-    ):
+        self, shape, classes, size: int | None = None, seed: int = 0, width: int = 24, context: str = "large",
+        rates: Any = (1, 1, 2, 2), output_stride: int = 8,
+    ):  # fmt: skip
         super().__init__()
         self.arguments = {
-            "shape": list(shape), "classes": list(classes), "seed": seed, "width": width, "context": context,
-            "rates": list(rates),
+            "shape": list(shape), "classes": list(classes), "size": size, "seed": seed, "width": width,
+            "context": context, "rates": list(rates), "output_stride": output_stride,
         }  # fmt: skip
-        g, k = self.set_up(shape, classes, seed), len(classes)
-        self.backbone = Backbone(g, shape[0], width, tuple(rates))
+        g, k = self.set_up(shape, classes, seed, size), len(classes)
+        self.backbone = Backbone(g, shape[0], width, tuple(rates), output_stride)
         self.W, self.b = normal(g, k, self.backbone.far_channels, 1, 1), nn.Parameter(torch.zeros(k))
         self.module = None if context == "none" else ContextModule(g, context, k)
 

@@ -84,15 +84,15 @@ class DeepLab(Segmenter):
     name = "deeplab"
 
     def __init__(
-        self, shape, classes, seed: int = 0, width: int = 24, pyramid: Any = (2, 4, 8), rates: Any = (1, 1, 2, 2),
-        output_stride: int = 8,
+        self, shape, classes, size: int | None = None, seed: int = 0, width: int = 24, pyramid: Any = (2, 4, 8),
+        rates: Any = (1, 1, 2, 2), output_stride: int = 8,
     ):  # fmt: skip
         super().__init__()
         self.arguments = {
-            "shape": list(shape), "classes": list(classes), "seed": seed, "width": width, "pyramid": list(pyramid),
-            "rates": list(rates), "output_stride": output_stride,
+            "shape": list(shape), "classes": list(classes), "size": size, "seed": seed, "width": width,
+            "pyramid": list(pyramid), "rates": list(rates), "output_stride": output_stride,
         }  # fmt: skip
-        g, k, p = self.set_up(shape, classes, seed), len(classes), width
+        g, k, p = self.set_up(shape, classes, seed, size), len(classes), width
         self.backbone = Backbone(g, shape[0], width, tuple(rates), output_stride)
         self.pyramid = Pyramid(g, self.backbone.far_channels, 4 * p, tuple(pyramid))
         self.near = Convolution(g, self.backbone.near_channels, p, 1)

@@ -56,14 +56,21 @@ class HDC(Segmenter):
     name = "hdc"
 
     def __init__(
-        self, shape, classes, seed: int = 0, width: int = 24, rates: Any = (1, 2, 5, 1, 2, 5), output_stride: int = 8
+        self,
+        shape,
+        classes,
+        size: int | None = None,
+        seed: int = 0,
+        width: int = 24,
+        rates: Any = (1, 2, 5, 1, 2, 5),
+        output_stride: int = 8,
     ):
         super().__init__()
         self.arguments = {
-            "shape": list(shape), "classes": list(classes), "seed": seed, "width": width, "rates": list(rates),
-            "output_stride": output_stride,
+            "shape": list(shape), "classes": list(classes), "size": size, "seed": seed, "width": width,
+            "rates": list(rates), "output_stride": output_stride,
         }  # fmt: skip
-        g, self.d = self.set_up(shape, classes, seed), output_stride
+        g, self.d = self.set_up(shape, classes, seed, size), output_stride
         self.backbone = Backbone(g, shape[0], width, tuple(rates), output_stride)
         k = len(classes) * self.d**2
         self.W, self.b = normal(g, k, self.backbone.far_channels, 3, 3), nn.Parameter(torch.zeros(k))

@@ -11,7 +11,8 @@ in other forms (`augmentation`, eq. (1)), by AdamW, whose step size rises over `
 (W. Liu, A. Rabinovich and A. Berg, "ParseNet", 2015). The model that is kept is the one of the best mean IoU on
 validation data.
 
-A network of this room takes pictures of any size: `predict` gives the labels of their pixels, `probabilities` p_θ.
+A network of this room takes pictures of any size from 16 pixels on: `predict` gives the labels of their pixels,
+`probabilities` p_θ. Classes that are called void have labels, and no pixel is said to be of them.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
-from ptheta.data.label_maps import IGNORED
+from ptheta.data.label_maps import IGNORED, VOID
 from ptheta.data.order import generator, minibatches
 from ptheta.engine import checkpoint
-from ptheta.engine.errors import InputError
+from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config, Estimate
 from ptheta.engine.pretrained import Pretrained
@@ -83,14 +84,16 @@ class Segmenter(Pretrained):
     classes (b, k, H, W) for normalised pictures (b, C, H, W) of any size."""
 
     shape: tuple[int, int, int]
+    size: int | None  # the shorter side to which pictures were scaled in training, if they were
     classes: list[str]
     mean: Tensor
     deviation: Tensor
     balance: Tensor
 
-    def set_up(self, shape, classes, seed: int) -> torch.Generator:
+    def set_up(self, shape, classes, seed: int, size: int | None) -> torch.Generator:
         """What pictures are normalised by, and a generator for the weights."""
-        self.shape, self.classes, self.seed = tuple(shape), list(classes), seed
+        self.shape, self.classes, self.seed, self.size = tuple(shape), list(classes), seed, size
+        self.void = [i for i, name in enumerate(classes) if name.lower() in VOID]
         self.register_buffer("mean", torch.zeros(shape[0]))
         self.register_buffer("deviation", torch.ones(shape[0]))
         self.register_buffer("balance", torch.ones(len(self.classes)))
@@ -100,6 +103,13 @@ class Segmenter(Pretrained):
         """Scores of the classes, whose softmax is p_θ."""
         raise NotImplementedError
 
+    def of_classes(self, x: Tensor) -> Float[Tensor, "b k h w"]:
+        """The scores of pictures, of bytes or of [0, 1], −∞ for classes that are called void."""
+        s = self.scores(self.normalised(x))
+        if self.void:
+            s = s.index_fill(1, torch.tensor(self.void, device=s.device), -math.inf)
+        return s
+
     def normalised(self, x: Tensor) -> Float[Tensor, "b c h w"]:
         """Pictures of bytes or of [0, 1] with mean 0 and deviation 1 over the training set."""
         x = (x.float() / 255 if x.dtype == torch.uint8 else x).to(self.mean.dtype)
@@ -107,7 +117,7 @@ class Segmenter(Pretrained):
 
     def forward(self, x: Float[Tensor, "b c h w"], y: UInt8[Tensor, "b h w"]) -> Tensor:
         """Eq. (1) over this process's share of a batch, so that the mean over processes is that of the batch."""
-        s = self.scores(self.normalised(x)).to(self.balance.dtype)
+        s = self.of_classes(x).to(self.balance.dtype)
         nats = cross_entropy(s, y.long(), self.balance, ignore_index=IGNORED, reduction="sum")
         with torch.no_grad():
             learned = y[y != IGNORED].long()
@@ -129,26 +139,34 @@ class Segmenter(Pretrained):
         c = self.shape[0]
         if x.dim() != 4 or x.shape[1] != c or min(x.shape[2:]) < 16:
             raise InputError(f"x has shape {tuple(x.shape)}; allowed: (b, {c}, H, W), with sides of 16 and more.")
-        if x.dtype != torch.uint8 and not (x.is_floating_point() and ((x >= 0) & (x <= 1)).all()):
-            raise InputError(f"x holds {x.dtype} outside of [0, 1]; allowed: bytes (uint8), or values from 0 to 1.")
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise InputError(f"x holds {x.dtype}; allowed: bytes (uint8), or floats from 0 (black) to 1 (white).")
+        if x.dtype != torch.uint8 and not ((x >= 0) & (x <= 1)).all():
+            bad = x[~((x >= 0) & (x <= 1))][0].item()
+            raise InputError(f"x holds {bad:g}; allowed: bytes (uint8), or floats from 0 (black) to 1 (white).")
         return x
 
     @torch.no_grad()
     def probabilities(self, x: Any) -> Float[Tensor, "b k h w"]:
         """p_θ of each pixel of pictures (b, C, H, W), as in eval mode. Raises InputError for what are no pictures."""
-        return torch.cat([s.softmax(1) for s in self._scored(self.check(x))])
+        x = self.check(x)
+        none = torch.zeros(0, len(self.classes), *x.shape[2:], device=x.device)
+        return torch.cat([none, *(s.softmax(1) for s in self._scored(x))])
 
     @torch.no_grad()
     def predict(self, x: Any) -> UInt8[Tensor, "b h w"]:
         """The likeliest label of each pixel. Raises InputError for what are no pictures."""
-        return torch.cat([s.argmax(1).to(torch.uint8) for s in self._scored(self.check(x))])
+        x = self.check(x)
+        none = torch.zeros(0, *x.shape[2:], dtype=torch.uint8, device=x.device)
+        return torch.cat([none, *(s.argmax(1).to(torch.uint8) for s in self._scored(x))])
 
     def _scored(self, x: Tensor) -> Iterator[Tensor]:
         training = [module for module in self.modules() if module.training]
         try:
             self.eval()
-            for rows in x.split(max(1, AT_ONCE // x[0, 0].numel())):
-                yield self.scores(self.normalised(rows)).float()
+            for rows in x.split(max(1, AT_ONCE // (x.shape[2] * x.shape[3]))):
+                if len(rows):
+                    yield self.of_classes(rows).float()
         finally:
             for module in training:
                 module.training = True
@@ -174,10 +192,9 @@ class Segmentation:
     def __init__(self, config: Any, data: PictureData, seed: int, hardware: Hardware, steps: int):
         self.config, self.data, self.seed, self.hardware, self.total = config, data, seed, hardware, steps
         self.x, self.y = data.split("train").to(hardware.device), maps_of(data, "train").to(hardware.device)
-        if (self.y == IGNORED).all():
-            raise InputError(f"{data.name} has no pixel to learn from: all of its labels are {IGNORED}.")
+        self._refuse_what_teaches_nothing()
         own = {k: v for k, v in config.to_dict().items() if k not in SHARED}
-        self.model = self.Model(shape=list(data.shape), classes=list(data.classes), seed=seed, **own)
+        self.model = self.Model(shape=list(data.shape), classes=list(data.classes), size=data.size, seed=seed, **own)
         channels = self.x.transpose(0, 1).flatten(1)
         counts = torch.stack([torch.bincount(c, minlength=256) for c in channels]).double().cpu()
         share, values = counts / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
@@ -193,6 +210,27 @@ class Segmentation:
             lr=config.learning_rate, fused=True,
         )  # fmt: skip
         self.step = 0
+
+    def _refuse_what_teaches_nothing(self) -> None:
+        """InputError or UsageError, before anything is written."""
+        data, c = self.data, self.config
+        _, h, w = data.shape
+        for split in [s for s in ("train", "valid") if s in data.splits]:
+            if (maps_of(data, split) == IGNORED).all():
+                raise InputError(f"{data.name} has no labelled pixel in {split}: all of its labels are {IGNORED}.")
+        if len(data.classes) < 2:
+            raise InputError(
+                f"{data.name} has the class {', '.join(data.classes)} alone; at least 2 are needed to tell apart."
+            )
+        if min(h, w) < 16:
+            raise InputError(
+                f"{data.name} has pictures of {h}x{w}; allowed: sides from 16, which --size can give them."
+            )
+        if c.crop and c.crop > c.greatest_scale * max(h, w):
+            raise UsageError(
+                f"crop = {c.crop} is more than pictures of {h}x{w} fill; allowed: up to "
+                f"{int(c.greatest_scale * max(h, w))} (option --crop)."
+            )
 
     @staticmethod
     def open_data(spec: Any, size: int | None, threshold: float, skip_unreadable: bool = False) -> PictureData:
@@ -235,7 +273,8 @@ class Segmentation:
     def evaluate(self, data: PictureData, split: str, limit: int | None = None) -> dict[str, Estimate]:
         """miou, pa, mpa, fwiou, dice, kappa: `metrics`, eqs. (1) to (6), of all pictures together."""
         x, y = data.split(split)[:limit], maps_of(data, split)[:limit]
-        return judged(matrices(self.model, x, y))
+        found = judged(matrices(self.model, x, y))
+        return {k: v for k, v in found.items() if k == self.figure or math.isfinite(v.mean)}  # κ of one class is 0 / 0
 
     def pictures(self) -> dict[str, Figure]:
         from ptheta.segmentation.pictures import of_model

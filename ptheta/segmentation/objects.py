@@ -1,6 +1,6 @@
 r"""How well things are found, one by one: a score of small things and of large ones.
 
-A thing O is a connected set of pixels of one class in the truth (8 neighbours; the ground, class 0, is none). What was
+A thing O is a connected set of pixels of one class in the truth (8 neighbours; the ground is none). What was
 said to be it is S, the connected sets of pixels of that class in the prediction that share a pixel with O, and
 
     IoU(O) = |O ∩ S| / |O ∪ S|                                                                                 (1)
@@ -24,7 +24,7 @@ import numpy as np
 
 from ptheta.data.label_maps import IGNORED
 
-RANGES = {"small": (1, 100), "medium": (100, 600), "large": (600, 1 << 62)}  # pixels, of pictures of 96 x 96
+RANGES = {"small": (0.0, 0.01), "medium": (0.01, 0.06), "large": (0.06, 2.0)}  # shares of the picture's pixels
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,18 @@ class Thing:
 
     label: int
     area: int
+    """Pixels."""
+    share: float
+    """Of the picture's pixels."""
     iou: float
 
 
-def things(truth: Any, prediction: Any, ignore: int | None = IGNORED) -> list[Thing]:
-    """The things of a picture and eq. (1) of each."""
+def things(truth: Any, prediction: Any, ignore: int | None = IGNORED, ground: int | None = 0) -> list[Thing]:
+    """The things of a picture and eq. (1) of each; `ground` is the class that is none, if there is one."""
     t, s = np.asarray(truth), np.asarray(prediction)
     scored = np.ones(t.shape, bool) if ignore is None else t != ignore
     found = []
-    for c in np.unique(t[scored & (t > 0)]).tolist():
+    for c in np.unique(t[scored if ground is None else scored & (t != ground)]).tolist():
         of_truth, count = pieces((t == c) & scored)
         of_prediction, said = pieces((s == c) & scored)
         shared = np.zeros((count + 1, said + 1), np.int64)
@@ -50,7 +53,8 @@ def things(truth: Any, prediction: Any, ignore: int | None = IGNORED) -> list[Th
         for o in range(1, count + 1):
             touching = [k for k in range(1, said + 1) if shared[o, k]]
             common, size = int(shared[o, touching].sum()), int(sizes[touching].sum())
-            found.append(Thing(c, int(areas[o]), common / (int(areas[o]) + size - common)))
+            area = int(areas[o])
+            found.append(Thing(c, area, area / t.size, common / (area + size - common)))
     return found
 
 
@@ -62,10 +66,10 @@ def pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
     return found
 
 
-def by_size(found: list[Thing], ranges: dict[str, tuple[int, int]] = RANGES) -> dict[str, tuple[float, int]]:
-    """{range: (mean IoU of the things whose area is in it, how many there are)}; NaN where there are none."""
+def by_size(found: list[Thing], ranges: dict[str, tuple[float, float]] = RANGES) -> dict[str, tuple[float, int]]:
+    """{range: (mean IoU of the things whose share is in it, how many there are)}; NaN where there are none."""
     out = {}
     for name, (low, high) in ranges.items():
-        ious = [one.iou for one in found if low <= one.area < high]
+        ious = [one.iou for one in found if low <= one.share < high]
         out[name] = (float(np.mean(ious)) if ious else float("nan"), len(ious))
     return out

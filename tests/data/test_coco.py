@@ -88,7 +88,8 @@ def test_a_polygon_of_any_shape_is_close_to_pillows(tmp_path):
 def test_pictures_are_found_where_coco_has_them(tmp_path, at, name):
     file = instances(tmp_path, [annotation(0, 3, square(1, 1, 5)), annotation(1, 7, square(1, 1, 5), 1)], 3, at, name)
     data = load(file)
-    assert sum(len(data.split(s)) for s in data.splits) == 2, "a picture without annotations is left out"
+    assert sum(len(data.split(s)) for s in data.splits) == 3
+    assert sum(int((data.maps(s) > 0).any((1, 2)).sum()) for s in data.splits) == 2, "one is all background"
 
 
 def test_panoptic_segments_have_the_class_of_their_id(tmp_path):
@@ -123,7 +124,13 @@ def test_what_is_no_coco_file_is_told(tmp_path):
         (json.dumps({k: good[k] for k in ("images", "categories")}), "no 'annotations'"),
         (json.dumps({**good, "annotations": []}), "has no picture with an annotation"),
         (json.dumps({**good, "annotations": [annotation(0, 3, square(1, 1, 5), 99)]}), "is no COCO file"),
-        (json.dumps({**good, "annotations": [annotation(4, 99, square(1, 1, 5))]}), "annotation 4 cannot be drawn"),
+        (json.dumps({**good, "annotations": [annotation(4, 99, square(1, 1, 5))]}), "a category 99 that is not among"),
+        (json.dumps({**good, "images": [{"id": 0, "file_name": "0.png"}]}), "no 'height'"),
+        (
+            json.dumps({**good, "annotations": [{"image_id": 0, "segments_info": [{"id": 1, "category_id": 3}]}]}),
+            "no 'file_name'",
+        ),
+        (json.dumps({**good, "annotations": [{"image_id": 0, "segments_info": []}, *good["annotations"]]}), "no '"),
         (json.dumps({**good, "annotations": [annotation(4, 3, {"counts": "x"})]}), "annotation 4 cannot be drawn"),
     ):
         file.write_text(content)

@@ -74,6 +74,10 @@ def test_pictures_and_maps_are_scaled_together(tmp_path):
         "train"
     )  # the smaller one is continued, and there is nothing to be learned there
     assert np.array_equal(small[:8, :12], y) and (small == 255).sum() == 16 * 24 - 8 * 12 and not (large == 255).any()
+    write(tmp_path, "c", np.zeros((4, 4), int))
+    assert len(load(tmp_path).classes) == 4, "255 beyond smaller pictures is no label of the files"
+    for file in tmp_path.rglob("c.png"):
+        file.unlink()
     x = load(tmp_path).split("train")[0]
     assert (x[:, 8:, :12] == x[:, 7:8, :12]).all() and (x[:, :8, 12:] == x[:, :8, 11:12]).all()
     for size in ((4, 6), (8, 12), (16, 24), (5, 8)):

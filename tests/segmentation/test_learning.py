@@ -10,7 +10,7 @@ import torch
 from ptheta.data.label_maps import IGNORED
 from ptheta.data.order import generator
 from ptheta.data.pictures import PictureData
-from ptheta.engine.errors import InputError
+from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import detect
 from ptheta.segmentation import context, deeplab, hdc
 from ptheta.segmentation.augmentation import median_frequency
@@ -27,7 +27,7 @@ class Fixed(Segmenter):
 
     def __init__(self, classes=CLASSES):
         super().__init__()
-        self.set_up((3, 20, 20), classes, 0)
+        self.set_up((3, 20, 20), classes, 0, None)
 
     def scores(self, v):
         return v
@@ -107,6 +107,18 @@ def test_batches_are_forms_of_the_asked_size_with_their_labels():
     assert all(torch.equal(torch.cat(parts), whole) for parts, whole in zip(zip(*halves), first))
 
 
+def test_no_pixel_is_said_to_be_of_a_class_that_is_called_void():
+    x, y = told()
+    y[y == 1] = IGNORED
+    net = Fixed(("ground", "Void", "other"))
+    assert set(net.predict(x).unique().tolist()) == {0, 2} and not net.probabilities(x)[:, 1].any()
+    p = (x / 255)[:, [0, 2]].softmax(1)
+    nats = [-math.log(p[b, int(y[b, i, j]) // 2, i, j]) for b, i, j in np.ndindex(*y.shape) if y[b, i, j] != IGNORED]
+    assert net(x, y).item() == pytest.approx(np.mean(nats), rel=1e-5)
+    each = scores(sum(matrices(net, x, y)))
+    assert math.isnan(each.iou[1]) and each.miou == pytest.approx(each.iou[[0, 2]].mean().item())
+
+
 # ---------------------------------------------------------------- figures
 
 
@@ -138,6 +150,16 @@ def test_standard_errors_are_those_of_many_such_sets():
     assert math.isnan(judged(pictures()[:1])["pa"].standard_error)
 
 
+def test_what_is_0_over_0_is_no_measurement():
+    """κ, where there is one class and nothing else was said."""
+    maps = torch.zeros(8, 20, 20, dtype=torch.uint8)
+    method = learner(pictures=data(valid_maps=maps))
+    torch.nn.init.zeros_(method.model.W)
+    method.model.b.data.view(3, -1)[0] = 1.0
+    found = method.evaluate(method.data, "valid")
+    assert found["pa"].mean == 1 and "kappa" not in found and "miou" in found
+
+
 # ---------------------------------------------------------------- other networks' weights
 
 
@@ -166,8 +188,15 @@ def test_the_balance_is_the_new_datas():
 def test_data_without_maps_or_without_labels_to_learn_are_refused():
     with pytest.raises(InputError, match="some has no label maps in train; name data that have"):
         learner(pictures=data(train_maps=None))
-    with pytest.raises(InputError, match="some has no pixel to learn from: all of its labels are 255"):
-        learner(pictures=data(train_maps=torch.full((16, 20, 20), IGNORED, dtype=torch.uint8)))
+    for split, count in (("train", 16), ("valid", 8)):
+        with pytest.raises(InputError, match=f"some has no labelled pixel in {split}: all of its labels are 255"):
+            learner(pictures=data(**{f"{split}_maps": torch.full((count, 20, 20), IGNORED, dtype=torch.uint8)}))
+    with pytest.raises(InputError, match="some has the class ground alone; at least 2"):
+        learner(pictures=dataclasses.replace(data(), classes=("ground",)))
+    with pytest.raises(InputError, match="some has pictures of 12x20; allowed: sides from 16"):
+        learner(pictures=dataclasses.replace(data(), shape=(3, 12, 20)))
+    with pytest.raises(UsageError, match="crop = 35 is more than pictures of 20x20 fill; allowed: up to 34"):
+        learner(crop=35)
     with pytest.raises(InputError, match="there is no picture to score"):
         judged([])
 

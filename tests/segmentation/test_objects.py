@@ -59,10 +59,15 @@ def test_known_cases():
     assert [o.iou for o in things(t, s)] == [0.5, 1.0]
     assert things(np.zeros((4, 4), int), np.ones((4, 4), int)) == []
     assert [o.iou for o in things(np.full((3, 3), 255), np.ones((3, 3), int), ignore=None)] == [0.0]
+    assert [(o.label, o.area, o.share) for o in things(t, t, ground=None)] == [
+        (0, 87, 0.87),
+        (1, 4, 0.04),
+        (1, 9, 0.09),
+    ]
 
 
 def test_by_size_is_the_mean_of_each_range():
-    found = [Thing(1, 5, 0.2), Thing(2, 99, 0.4), Thing(1, 100, 1.0), Thing(1, 10**6, 0.5)]
+    found = [Thing(1, 5, 0.001, 0.2), Thing(2, 99, 0.009, 0.4), Thing(1, 100, 0.01, 1.0), Thing(1, 900, 1.0, 0.5)]
     said = by_size(found)
     assert said["small"] == (pytest.approx(0.3), 2) and said["medium"] == (1.0, 1) and said["large"] == (0.5, 1)
     assert math.isnan(by_size([])["small"][0])
