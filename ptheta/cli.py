@@ -78,9 +78,8 @@ def run(argv: list[str]) -> int:
         print(HELP, end="")
         return 0
     commands = {
-        "list": list_methods, "train": train, "evaluate": evaluate, "sample": sample, "complete": complete,
-        "embed": embed, "predict": predict, "neighbours": neighbours, "supervision": supervision, "rivals": rivals,
-        "anomalies": anomalies, "ablation": ablation, "doctor": doctor, "tour": tour,
+        "list": list_methods, "train": train, **{name: use(name) for _, names in USES.values() for name in names},
+        "rivals": rivals, "anomalies": anomalies, "ablation": ablation, "doctor": doctor, "tour": tour,
     }  # fmt: skip
     if command in commands:
         return commands[command](rest) or 0
@@ -193,39 +192,9 @@ def options_of(argv: list[str], function: Any, prog: str) -> Any:
     return tyro.cli(function, args=argv, prog=f"ptheta {prog}")
 
 
-def evaluate(argv: list[str]) -> None:
-    """`ptheta evaluate RUN`."""
-    options_of(argv, what_use(argv, "evaluate"), "evaluate")
-
-
-def sample(argv: list[str]) -> None:
-    """`ptheta sample RUN`."""
-    options_of(argv, what_use(argv, "sample"), "sample")
-
-
-def complete(argv: list[str]) -> None:
-    """`ptheta complete RUN`."""
-    options_of(argv, what_use(argv, "complete"), "complete")
-
-
-def embed(argv: list[str]) -> None:
-    """`ptheta embed RUN`."""
-    options_of(argv, what_use(argv, "embed"), "embed")
-
-
-def predict(argv: list[str]) -> None:
-    """`ptheta predict RUN PICTURES`."""
-    options_of(argv, what_use(argv, "predict"), "predict")
-
-
-def neighbours(argv: list[str]) -> None:
-    """`ptheta neighbours RUN IMAGE`."""
-    options_of(argv, what_use(argv, "neighbours"), "neighbours")
-
-
-def supervision(argv: list[str]) -> None:
-    """`ptheta supervision RUN`."""
-    options_of(argv, what_use(argv, "supervision"), "supervision")
+def use(name: str) -> Any:
+    """The command `ptheta NAME RUN …` of what a person does with what has been trained."""
+    return lambda argv: options_of(argv, what_use(argv, name), name)
 
 
 USES = {

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ptheta.data.binary import array_of, split_rows
@@ -203,3 +204,12 @@ def divided(parts: Parts, rows: Mapping[str, Any] | None = None) -> tuple[Parts,
             name = split if key == "x" else f"{split}_{key}"
             out[name] = values[chosen] if isinstance(values, np.ndarray) else [values[i] for i in chosen]
     return out, rule
+
+
+def moments(x: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and standard deviation of each channel, in [0, 1], from the counts of the 256 values."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(x[:, c].flatten(), minlength=256) for c in range(x.shape[1])]).double().cpu()
+    share = counts / counts.sum(1, keepdim=True)
+    mean = share @ values
+    return mean.float(), (share @ values.square() - mean.square()).clamp(min=0).sqrt().float()

@@ -31,12 +31,14 @@ from torch.nn.functional import cross_entropy, interpolate
 
 from ptheta.data.label_maps import IGNORED, VOID
 from ptheta.data.order import generator, minibatches
+from ptheta.data.pictures import moments
 from ptheta.engine import checkpoint
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config, Estimate
 from ptheta.engine.pretrained import Pretrained
 from ptheta.nets.encoders import processes
+from ptheta.nets.optimizers import adamw
 from ptheta.segmentation.augmentation import augmented, draw, median_frequency
 from ptheta.segmentation.confusion import confusion
 from ptheta.segmentation.metrics import scores
@@ -195,20 +197,13 @@ class Segmentation:
         self._refuse_what_teaches_nothing()
         own = {k: v for k, v in config.to_dict().items() if k not in SHARED}
         self.model = self.Model(shape=list(data.shape), classes=list(data.classes), size=data.size, seed=seed, **own)
-        channels = self.x.transpose(0, 1).flatten(1)
-        counts = torch.stack([torch.bincount(c, minlength=256) for c in channels]).double().cpu()
-        share, values = counts / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
-        self.model.mean.copy_(share @ values)
-        self.model.deviation.copy_((share @ values**2 - (share @ values) ** 2).clamp(min=1e-6).sqrt())
+        mean, deviation = moments(self.x)
+        self.model.mean.copy_(mean)
+        self.model.deviation.copy_(deviation.clamp(min=1e-3))
         if config.balance == "median":
             self.model.balance.copy_(median_frequency(self.y, len(data.classes)))
         self.trained = hardware.prepare(self.model)
-        decayed = [p for p in self.model.parameters() if p.dim() > 1]
-        others = [p for p in self.model.parameters() if p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate, fused=True,
-        )  # fmt: skip
+        self.optimizer = adamw(self.model, config.learning_rate, config.weight_decay)
         self.step = 0
 
     def _refuse_what_teaches_nothing(self) -> None:

@@ -26,12 +26,14 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from ptheta.data.order import generator, minibatches
+from ptheta.data.pictures import moments
 from ptheta.engine import checkpoint
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config, Estimate
 from ptheta.engine.pretrained import Pretrained
 from ptheta.nets.encoders import build, pooled
+from ptheta.nets.optimizers import adamw
 from ptheta.selfsup.collapse import alarms, rank_me, spread
 from ptheta.selfsup.views import Drawn, draw, preset, view
 
@@ -215,12 +217,7 @@ class Pretraining:
         self.model.start_at(*moments(self.x))
         self.model.rank, self.model.world = hardware.rank, hardware.world
         self.trained = hardware.prepare(self.model)
-        decayed = [p for p in self.model.parameters() if p.requires_grad and p.dim() > 1]
-        others = [p for p in self.model.parameters() if p.requires_grad and p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate, fused=True,
-        )  # fmt: skip
+        self.optimizer = adamw(self.model, config.learning_rate, config.weight_decay)
         self.step, self.warned = 0, False
 
     @staticmethod
@@ -347,15 +344,6 @@ class Pretraining:
 
 
 SHARED = {"batch_size", "learning_rate", "warmup", "weight_decay"}
-
-
-def moments(x: UInt8[Tensor, "n c h w"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Mean and standard deviation of each channel, in [0, 1], from the counts of the 256 values."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack([torch.bincount(x[:, c].flatten(), minlength=256) for c in range(x.shape[1])]).double().cpu()
-    share = counts / counts.sum(1, keepdim=True)
-    mean = share @ values
-    return mean.float(), (share @ values.square() - mean.square()).clamp(min=0).sqrt().float()
 
 
 def need_two(x: Tensor, world: int, name: str) -> None:

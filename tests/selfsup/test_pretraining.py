@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.functional import linear
 
 from ptheta.data.order import generator
-from ptheta.data.pictures import load, of_arrays
+from ptheta.data.pictures import load, moments, of_arrays
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.selfsup import pictures, pretraining
-from ptheta.selfsup.pretraining import HELD_OUT, Encoder, Pretraining, PretrainingConfig, moments
+from ptheta.selfsup.pretraining import HELD_OUT, Encoder, Pretraining, PretrainingConfig
 
 CPU = Hardware(torch.device("cpu"), "fp32")
 ENCODER = {"encoder": "resnet", "width": 4, "depth": 1, "patch": 4, "cells": 1, "views": "none"}
