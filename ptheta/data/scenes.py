@@ -2,7 +2,8 @@ r"""Procedural scenes with their label maps: shapes with texture, light and occl
 
 A scene of side n is painted from the back to the front on a ground of slowly varying colour. Every thing has a kind, a
 place, an angle, a size s drawn so that log s is uniform (small things are as many as large ones, and cover few pixels),
-a colour of its own and stripes, specks or no texture. Its outline is a signed distance f(u, v) in its own coordinates,
+a colour of its own, apart from what is behind it, and stripes, specks or no texture. Its outline is a signed distance
+f(u, v) in its own coordinates,
 
     (u, v) = R(−θ) (x − c) / s,        inside: f < 0,        opacity = clip(1/2 − s f, 0, 1)                     (1)
 
@@ -24,6 +25,7 @@ from ptheta.engine.errors import UsageError
 
 KINDS = ("ground", "disc", "square", "triangle", "ring", "cross", "bar")
 SMALLEST, LARGEST = 3.0, 0.42  # s: in pixels, and as a share of the side
+CONTRAST = 0.5  # least distance of a thing's colour from what is behind its centre, of channels from 0 to 1
 THINGS = (4, 9)  # fewest and most
 SPLITS = {"train": 0, "valid": 1, "test": 2}
 
@@ -65,6 +67,13 @@ def texture(r: np.random.Generator, u: np.ndarray, v: np.ndarray, s: float) -> n
     return strength * (r.random(u.shape) < 0.25)
 
 
+def apart(colour: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """A colour, moved away from what is behind it until they are CONTRAST apart."""
+    difference = colour - behind
+    distance = max(float(np.linalg.norm(difference)), 1e-6)
+    return behind + difference * max(1.0, CONTRAST / distance)
+
+
 def scene(seed: int, split: str, index: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Picture (3, side, side) and labels (side, side), both uint8, of one scene; the same for the same arguments."""
     r = np.random.default_rng([seed, SPLITS[split], index, side])
@@ -72,7 +81,8 @@ def scene(seed: int, split: str, index: int, side: int) -> tuple[np.ndarray, np.
     y = np.zeros((side, side), np.uint8)
     for _ in range(r.integers(THINGS[0], THINGS[1] + 1)):
         kind, s = int(r.integers(1, len(KINDS))), float(np.exp(r.uniform(np.log(SMALLEST), np.log(LARGEST * side))))
-        centre, angle, colour = r.uniform(0, side, 2), r.uniform(0, 2 * np.pi), r.uniform(0, 1, 3)
+        centre, angle = r.uniform(0, side, 2), r.uniform(0, 2 * np.pi)
+        colour = apart(r.uniform(0, 1, 3), x[tuple(centre.astype(int))])
         reach = 1.45 * s + 2  # no outline is further from its centre than √2 s, and its edge is a pixel soft
         (i, j), (k, l) = np.clip([centre - reach, centre + reach], 0, side).astype(int)
         rows, columns = np.mgrid[i:k, j:l] + 0.5

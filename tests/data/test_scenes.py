@@ -52,6 +52,17 @@ def test_every_kind_is_there_small_things_too():
     assert few > 0.1, "kinds that cover less than a hundredth of a scene"
 
 
+@pytest.mark.parametrize("behind", [(0.5, 0.5, 0.5), (0.0, 1.0, 0.2)])
+def test_a_thing_s_colour_is_apart_from_what_is_behind_it(behind):
+    behind = np.array(behind)
+    for colour in np.random.RandomState(0).rand(200, 3):
+        moved = module.apart(colour, behind)
+        distance = np.linalg.norm(colour - behind)
+        assert np.linalg.norm(moved - behind) == pytest.approx(max(distance, module.CONTRAST))
+        np.testing.assert_allclose((moved - behind) * distance, (colour - behind) * np.linalg.norm(moved - behind))
+    assert np.isfinite(module.apart(behind, behind)).all()
+
+
 class Still(np.random.Generator):
     """Draws as ever, but no grain, no light and no shade: what is painted is eq. (1) alone."""
 
