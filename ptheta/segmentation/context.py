@@ -28,7 +28,7 @@ Differs from the paper: a small ResNet (`nets.backbones`) in place of VGG-16, th
 the module; σ is 0.001 for both modules (the basic one's is 0 there); padding is with zeros; scores are bilinear between
 places in place of the training with scores at an eighth.
 
-Expected: see docs/segmentation.md, with the command.
+Expected: not measured yet; see docs/segmentation.md.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ pictures.
 Differs from the papers: a small ResNet in place of ResNet-101 or Xception; convolutions are not separable; one of (3)
 in place of two; in (2) a bias in place of batch normalisation, which fails for a batch of one picture.
 
-Expected: see docs/segmentation.md, with the command.
+Expected: not measured yet; see docs/segmentation.md.
 """
 
 from __future__ import annotations

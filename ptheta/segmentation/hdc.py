@@ -21,7 +21,7 @@ in place of scores between which one is interpolated.
 Differs from the paper: a small ResNet in place of ResNet-101, with one rate for both convolutions of a block; where d
 does not divide a side, the picture is continued by zeros (its mean) and the scores are cut.
 
-Expected: see docs/segmentation.md, with the command.
+Expected: not measured yet; see docs/segmentation.md.
 """
 
 from __future__ import annotations
