@@ -67,7 +67,7 @@ def ablation(
         raise UsageError(f"seeds = {seeds}; allowed: one seed and more, all different.")
     if out is not None:
         target(".", out, "")  # a name that is taken is told before the trainings
-    asked = {"data": data, "size": size, "steps": steps}
+    asked = {"data": data, "size": size, "steps": steps, "width": width, "batch_size": batch_size}
     paths = {(name, seed): runs / f"{name}-seed{seed}" for name in VARIANTS for seed in seeds}
     for path in paths.values():
         same(path, asked)
@@ -81,8 +81,8 @@ def ablation(
             path = paths[name, seed]
             print(f"ptheta: {name}, seed {seed}: {path}", file=sys.stderr)
             run = api.train(
-                "context", **asked, seed=seed, width=width, batch_size=batch_size, rates=rates, output_stride=stride,
-                context="none", threads=threads, out=str(path), resume=(path / "config.json").exists(),
+                "context", **asked, seed=seed, rates=rates, output_stride=stride, context="none", threads=threads,
+                out=str(path), resume=(path / "config.json").exists(),
             )  # fmt: skip
             of_seeds.append(figures(run, pictures, split))
         rows.append({"name": name, "rates": list(rates), "output_stride": stride, **seen(rates, stride)})
@@ -115,9 +115,10 @@ def seen(rates: tuple[int, ...], stride: int) -> dict[str, Any]:
 def same(path: Path, asked: dict[str, Any]) -> None:
     """UsageError if there is a run of other settings: `api.train` would go on with those of its own."""
     if (path / "config.json").exists():
-        options = Run.open(path).about["options"]
-        if other := [k for k, v in asked.items() if options[k] != v]:
-            said = ", ".join(f"{k} = {options[k]}, not {asked[k]}" for k in other)
+        about = Run.open(path).about
+        own = about["options"] | about["config"]
+        if other := [k for k, v in asked.items() if own.get(k) != v]:
+            said = ", ".join(f"{k} = {own.get(k)}, not {asked[k]}" for k in other)
             raise UsageError(f"{path} has {said}; ask for the same, or name another folder with --runs.")
 
 
