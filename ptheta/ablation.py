@@ -23,6 +23,7 @@ import torch
 
 from ptheta import api
 from ptheta.data.label_maps import load
+from ptheta.engine import checkpoint
 from ptheta.engine.errors import UsageError
 from ptheta.engine.results import save_whole, target
 from ptheta.engine.run import Run
@@ -80,11 +81,12 @@ def ablation(
         for seed in seeds:
             path = paths[name, seed]
             print(f"ptheta: {name}, seed {seed}: {path}", file=sys.stderr)
-            run = api.train(
-                "context", **asked, seed=seed, rates=rates, output_stride=stride, context="none", threads=threads,
-                out=str(path), resume=(path / "config.json").exists(),
-            )  # fmt: skip
-            of_seeds.append(figures(run, pictures, split))
+            if max((step for step, _ in checkpoint.steps(path / "checkpoints")), default=0) < steps:
+                api.train(
+                    "context", **asked, seed=seed, rates=rates, output_stride=stride, context="none", threads=threads,
+                    out=str(path), resume=(path / "config.json").exists(),
+                )  # fmt: skip
+            of_seeds.append(figures(Run.open(path), pictures, split))
         rows.append({"name": name, "rates": list(rates), "output_stride": stride, **seen(rates, stride)})
         rows[-1] |= {k: [one[k] for one in of_seeds] for k in FIGURES} | {"things": of_seeds[0]["things"]}
     told = {"data": data, "split": split, "steps": steps, "seeds": list(seeds), "variants": rows}
