@@ -9,8 +9,7 @@ How it is counted: both labels of a pixel become one number t' (C + 1) + p', wit
 class, t' = C for an ignored truth and t' = C + 1 for one that is no class. The counts of these numbers hold (1), and
 tell whether there was a label that must not be. Labels that fit into a byte, and most do, are numbered as they are, and
 what is ignored or no class is told apart in the counts: to compare every pixel would take twice as long as to count it.
-Pieces of a map that fit into a core's cache go through this one after the other. Where OpenCV is installed, it counts
-pairs of bytes, on all cores; its counts are float32, and exact in pieces of fewer than 2^24 pixels.
+Pieces of a map that fit into a core's cache go through this one after the other.
 
 | symbol | shape | here |
 |---|---|---|
@@ -30,8 +29,6 @@ from torch import Tensor
 from ptheta.engine.errors import InputError, UsageError
 
 PIECE = 1 << 18  # pixels counted at once: their numbers fit into a core's cache
-OPENCVS = 1 << 22  # and by OpenCV
-ROWS = 64  # its threads share the rows of an image
 IGNORE = 255
 MOST = 4096  # classes: 17 million counts
 
@@ -54,8 +51,7 @@ def confusion(
     if t.shape != p.shape:
         raise InputError(f"{where}the truth is {by(t)} and the prediction {by(p)}; allowed: the same size.")
     t, p = t.flatten(), p.flatten().to(t.device)
-    bytes_on_cpu = t.device.type == "cpu" and t.dtype == p.dtype == torch.uint8 and opencv() is not None
-    piece = max(PIECE, classes**2) if t.device.type == "cpu" and not bytes_on_cpu else max(1, len(t))
+    piece = max(PIECE, classes**2) if t.device.type == "cpu" else max(1, len(t))
     table = counted(list(zip(t.split(piece), p.split(piece))), classes, ignore)
     if table[classes + 1].any():
         refuse(t, classes, ignore, "truth", where)
@@ -86,48 +82,21 @@ def as_bytes(x: Tensor) -> Tensor | None:
 
 def of_bytes(pieces: list[tuple[Tensor, Tensor]], classes: int, ignore: int | None) -> Int[Tensor, "C2 C1"]:
     """Counts of all 256 true labels, of which the rows are then put where they belong: no pixel is asked what it is."""
-    row = torch.full((256,), classes + 1)
-    row[:classes] = torch.arange(classes)
-    if ignore is not None and 0 <= ignore <= 255:
-        row[ignore] = classes
-    device = pieces[0][0].device
-    if device.type == "cpu" and (cv2 := opencv()) is not None:
-        raw = torch.zeros(256, 256, dtype=torch.long)
-        for t, p in (part for pair in pieces for part in zip(*(x.split(OPENCVS) for x in pair))):
-            raw += pairs(cv2, t.numpy(), p.numpy())
-        raw = torch.cat([raw[:, :classes], raw[:, classes:].sum(1, keepdim=True)], 1)
-        return raw.new_zeros(classes + 2, classes + 1).index_add_(0, row, raw)
     size = 256 * (classes + 1)
     kind = torch.int16 if size <= 2**15 else torch.int32
-    raw = torch.zeros(size, dtype=torch.long, device=device)
+    raw = torch.zeros(size, dtype=torch.long, device=pieces[0][0].device)
     longest = max(len(truth) for truth, _ in pieces)
     codes, cut = raw.new_empty(longest, dtype=kind), raw.new_empty(longest, dtype=torch.uint8)  # new ones cost as much
     for truth, prediction in pieces:
         code = codes[: len(truth)].copy_(truth).mul_(classes + 1)
         code.add_(torch.clamp(prediction, max=classes, out=cut[: len(truth)]))
         raw += torch.bincount(code, minlength=size)
+    row = torch.full((256,), classes + 1)
+    row[:classes] = torch.arange(classes)
+    if ignore is not None and 0 <= ignore <= 255:
+        row[ignore] = classes
     table = raw.new_zeros(classes + 2, classes + 1)
     return table.index_add_(0, row.to(raw.device), raw.view(256, classes + 1))
-
-
-def opencv() -> Any:
-    """The module cv2, or None where it is not installed."""
-    try:
-        import cv2
-    except ImportError:
-        return None
-    return cv2
-
-
-def pairs(cv2: Any, t: np.ndarray, p: np.ndarray) -> Int[Tensor, "256 256"]:
-    """How often each pair of bytes occurs."""
-    whole = len(t) // ROWS * ROWS
-    found = np.zeros((256, 256), np.int64)
-    for part in (slice(0, whole), slice(whole, len(t))):
-        if len(t[part]):
-            images = [x[part].reshape(ROWS if part.start == 0 and whole else 1, -1) for x in (t, p)]
-            found += cv2.calcHist(images, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
-    return torch.from_numpy(found)
 
 
 def of_others(pieces: list[tuple[Tensor, Tensor]], classes: int, ignore: int | None) -> Int[Tensor, "C2 C1"]:

@@ -14,17 +14,6 @@ from ptheta.segmentation.confusion import confusion
 KINDS = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"]
 
 
-@pytest.fixture(scope="module", autouse=True, params=["opencv", "torch"])
-def counter(request):
-    """Everything here holds with OpenCV and without."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "opencv":
-            pytest.importorskip("cv2")
-        else:
-            patch.setattr(module, "opencv", lambda: None)
-        yield request.param
-
-
 def naive(truth: np.ndarray, prediction: np.ndarray, classes: int, ignore: int | None) -> list[list[int]]:
     p = [[0] * classes for _ in range(classes)]
     for i, j in zip(truth.flatten().tolist(), prediction.flatten().tolist()):
@@ -54,7 +43,6 @@ def test_counts_are_those_of_a_loop(data, classes, ignore):
 @pytest.mark.parametrize("kind", ["uint8", "int64", "int16"])
 def test_many_classes_and_many_pieces(classes, kind, monkeypatch):
     monkeypatch.setattr(module, "PIECE", 1000)
-    monkeypatch.setattr(module, "OPENCVS", 5003)
     torch.set_num_threads(2)
     r = np.random.RandomState(classes)
     top = min(classes, np.iinfo(kind).max + 1)
@@ -94,7 +82,6 @@ def test_tensors_of_kinds_that_torch_computes_little_with(kind):
 def test_counts_pass_what_float32_and_int32_can_hold(monkeypatch):
     """Pieces of which each counts 2^53: sums stay exact where float64 would lose the odd ones."""
     monkeypatch.setattr(module.torch, "bincount", lambda code, minlength: torch.full((minlength,), 2**53 + 1))
-    monkeypatch.setattr(module, "pairs", lambda cv2, t, p: torch.full((256, 256), 2**53 + 1))
     monkeypatch.setattr(module, "PIECE", 2)
     monkeypatch.setattr(module, "refuse", lambda *a: None)
     assert confusion(np.zeros(4, int), np.zeros(4, int), 1).tolist() == [[2 * 2**53 + 2]]
