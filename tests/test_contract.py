@@ -1,6 +1,5 @@
 """What every method of the catalogue keeps, whatever it learns. A method joins by being in the catalogue."""
 
-import atexit
 import copy
 import dataclasses
 import importlib
@@ -8,15 +7,14 @@ import io
 import json
 import os
 import random
-import shutil
 import signal
-import tempfile
 import typing
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_folders import labelled, painted
 from PIL import Image
 
 import ptheta
@@ -27,42 +25,6 @@ from ptheta.engine.hardware import detect
 from ptheta.engine.method import Between
 from ptheta.engine.run import Run
 from ptheta.methods import METHODS
-
-
-def painted() -> str:
-    """A folder of 200 small coloured pictures, each of one of four colours and kinds, with captions that say which."""
-    folder = Path(tempfile.mkdtemp(prefix="painted-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    g, lines = np.random.RandomState(0), ["file,caption"]
-    colours = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (50, 60, 220), "yellow": (230, 220, 40)}
-    for i in range(200):
-        colour, kind = list(colours)[i % 4], ("bar", "square", "frame", "cross")[i // 4 % 4]
-        x = g.randint(0, 60, (12, 12, 3))
-        at = {"bar": np.s_[4:8, :], "square": np.s_[3:9, 3:9], "frame": np.s_[::11, :], "cross": np.s_[:, 5:7]}[kind]
-        x[at] = np.array(colours[colour]) - g.randint(0, 40, x[at].shape)
-        Image.fromarray(x.astype(np.uint8)).save(folder / f"{i}.png")
-        lines.append(f"{i}.png,a {colour} {kind}")
-    (folder / "captions.csv").write_text("\n".join(lines) + "\n")
-    return str(folder)
-
-
-def labelled() -> str:
-    """A folder of 60 small pictures of red and blue rectangles on grey noise, and maps of which pixels are which."""
-    folder = Path(tempfile.mkdtemp(prefix="labelled-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "images").mkdir(), (folder / "labels").mkdir()
-    (folder / "classes.txt").write_text("ground\nred\nblue\n")
-    g = np.random.RandomState(0)
-    for i in range(60):
-        x, y = g.randint(60, 120, (24, 24, 3)), np.zeros((24, 24), np.uint8)
-        for label, colour in ((1, (220, 40, 40)), (2, (40, 60, 220))):
-            row, column, h, w = (*g.randint(0, 14, 2), *g.randint(6, 10, 2))
-            x[row : row + h, column : column + w] = np.array(colour) - g.randint(0, 30, 3)
-            y[row : row + h, column : column + w] = label
-        Image.fromarray(x.astype(np.uint8)).save(folder / f"images/{i}.png")
-        Image.fromarray(y).save(folder / f"labels/{i}.png")
-    return str(folder)
-
 
 PAINTED, LABELLED = painted(), labelled()
 # Small and quick to learn. What is not here trains on the digits with its defaults.
