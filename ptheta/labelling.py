@@ -97,10 +97,11 @@ def predict(
     from ptheta.data.images import image_files
     from ptheta.data.label_maps import read_picture
     from ptheta.engine.hardware import detect
-    from ptheta.segmentation.tiling import tiled
+    from ptheta.segmentation.tiling import possible, tiled
 
     if size is not None and size < 16:
         raise UsageError(f"size = {size} is impossible; allowed: at least 16 (option --size).")
+    possible(tile, overlap)
     if not pictures.exists():
         raise InputError(f"{pictures} does not exist; give the path of a picture or of a folder of them.")
     files = image_files(pictures) if pictures.is_dir() else [pictures]

@@ -198,6 +198,7 @@ def test_what_cannot_be_labelled_is_one_line(run, tmp_path, command, monkeypatch
     code, _, err = command("predict", run, *argv, "--out", "said")
     assert code in (1, 2) and "Traceback" not in err and message in err.replace("\n", " ")
     assert not list((tmp_path / "said").rglob("*.png")), "nothing is half done"
+    assert "--tile" not in argv or not (tmp_path / "said").exists()
 
 
 def test_a_run_of_another_room_labels_nothing_and_this_one_draws_nothing(run, folder, tmp_path, command):

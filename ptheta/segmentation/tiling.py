@@ -47,13 +47,18 @@ def weights(t: int, v: int) -> Float[Tensor, " t"]:
     return torch.minimum(i, t - i).clamp(max=max(v, 1))
 
 
+def possible(tile: int, overlap: int) -> None:
+    """UsageError for tiles below 32 pixels, or an overlap of half of a tile and more."""
+    if tile < 32 or not 0 <= overlap < tile / 2:
+        raise UsageError(f"tile = {tile}, overlap = {overlap}; allowed: tiles from 32, overlaps below half of a tile.")
+
+
 def tiled(model: Any, x: UInt8[Tensor, "c h w"], tile: int, overlap: int) -> UInt8[Tensor, "h w"]:
     """The likeliest label of each pixel of one picture by eq. (2). A picture no larger than a tile is seen whole.
 
     Raises UsageError for tiles below 32 pixels, or an overlap of half of a tile and more.
     """
-    if tile < 32 or not 0 <= overlap < tile / 2:
-        raise UsageError(f"tile = {tile}, overlap = {overlap}; allowed: tiles from 32, overlaps below half of a tile.")
+    possible(tile, overlap)
     h, w = x.shape[1:]
     if max(h, w) <= tile:
         return model.predict(x)[0].cpu()
