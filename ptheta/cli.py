@@ -79,7 +79,7 @@ def run(argv: list[str]) -> int:
         return 0
     commands = {
         "list": list_methods, "train": train, **{name: use(name) for _, names in USES.values() for name in names},
-        "rivals": rivals, "anomalies": anomalies, "ablation": ablation, "doctor": doctor, "tour": tour,
+        "rivals": rivals, "ablation": ablation, "doctor": doctor, "tour": tour,
     }  # fmt: skip
     if command in commands:
         return commands[command](rest) or 0
@@ -198,7 +198,7 @@ def use(name: str) -> Any:
 
 
 USES = {
-    "density": ("ptheta.use", ("evaluate", "sample", "complete", "embed")),
+    "density": ("ptheta.use", ("evaluate", "sample", "complete", "embed", "anomalies")),
     "selfsup": ("ptheta.features", ("evaluate", "embed", "complete", "neighbours", "supervision")),
     "segmentation": ("ptheta.labelling", ("evaluate", "predict")),
 }
@@ -226,16 +226,9 @@ def what_use(argv: list[str], name: str) -> Any:
 
 def rivals(argv: list[str]) -> None:
     """`ptheta rivals`."""
-    from ptheta import compare
+    from ptheta import rivals as module
 
-    options_of(argv, compare.rivals, "rivals")
-
-
-def anomalies(argv: list[str]) -> None:
-    """`ptheta anomalies RUN FILE`."""
-    from ptheta import compare
-
-    options_of(argv, compare.anomalies, "anomalies")
+    options_of(argv, module.rivals, "rivals")
 
 
 def ablation(argv: list[str]) -> None:

@@ -204,9 +204,12 @@ def test_what_cannot_be_labelled_is_one_line(run, tmp_path, command, monkeypatch
 def test_a_run_of_another_room_labels_nothing_and_this_one_draws_nothing(run, folder, tmp_path, command):
     ptheta.train("fvsbn", steps=1, out=str(tmp_path / "density"), threads=1)
     code, _, err = command("predict", tmp_path / "density", folder / "images")
-    assert code == 2 and "is of density and has no predict; allowed: evaluate, sample, complete, embed" in err
-    code, _, err = command("sample", run)
-    assert code == 2 and "is of segmentation and has no sample; allowed: evaluate, predict" in err
+    assert (
+        code == 2 and "is of density and has no predict; allowed: evaluate, sample, complete, embed, anomalies" in err
+    )
+    for what, *more in (["sample"], ["anomalies", folder / "images"]):
+        code, _, err = command(what, run, *more)
+        assert code == 2 and f"is of segmentation and has no {what}; allowed: evaluate, predict" in err
 
 
 # ---------------------------------------------------------------- pictures

@@ -17,6 +17,8 @@ norm becomes the identity, as it reads no other place in use. Statistics that a 
 (instance or group norm, squeeze and excitation) do read the whole picture. What is called as a function stays as it is:
 a maximum shows its largest alone, and a ReLU of what is negated nothing.
 
+What may be read is not what tells: `effective`, eq. (3), is the gradient of a network as it has learned.
+
 | symbol | shape | here |
 |---|---|---|
 | x | (1, C, H, W) | input |
@@ -27,11 +29,12 @@ a maximum shows its largest alone, and a ReLU of what is negated nothing.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ptheta.engine.errors import UsageError
@@ -139,6 +142,23 @@ def read(net: nn.Module, shape: tuple[int, ...], place: tuple[int, ...] | None =
     (gradient,) = torch.autograd.grad((channels * y[(0, slice(None), *q)]).sum(), x, allow_unused=True)
     pixels = torch.zeros(shape[1:], dtype=torch.bool) if gradient is None else (gradient[0] != 0).any(0)
     return Read(pixels, q)
+
+
+def effective(
+    scores: Callable[[Tensor], Tensor], x: Float[Tensor, "c H W"], place: tuple[int, int], channel: int
+) -> Float[Tensor, "H W"]:
+    r"""How much each pixel of the picture x tells in one score, of a network as it is.
+
+    W. Luo, Y. Li, R. Urtasun and R. Zemel, "Understanding the Effective Receptive Field in Deep Convolutional Neural
+    Networks", NeurIPS 2016.
+
+        e(p) = Σ_c | ∂y_{channel, q} / ∂x_{c, p} |                                                                 (3)
+
+    scores: Maps of scores (1, D, h, w) of pictures (1, C, H, W).
+    """
+    x = x[None].detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(scores(x)[(0, channel, *place)], x)
+    return gradient[0].abs().sum(0)
 
 
 def first_tensor(y: Any) -> Tensor | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from runs import NO_HUB
 
+from ptheta.engine import hardware
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import detect
 
@@ -20,6 +21,17 @@ def test_auto_takes_what_is_here():
     assert detect().device.type == HERE
     assert detect("cpu").precision == "fp32"
     assert detect("cpu", "bf16").precision == "bf16"
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bf16_on_a_cpu_that_lacks_it_is_said_to_be_slow(has, monkeypatch):
+    monkeypatch.setattr(hardware, "bf16_on_cpu", lambda: has)
+    assert ("fp32 is faster" in detect("cpu", "bf16").describe()) is not has
+    assert "faster" not in detect("cpu", "fp32").describe()
+
+
+def test_whether_this_cpu_has_bf16_is_told():
+    assert hardware.bf16_on_cpu() in (True, False)
 
 
 def test_a_device_that_is_not_here_is_refused_with_those_that_are(monkeypatch):

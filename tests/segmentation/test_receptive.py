@@ -13,7 +13,7 @@ from ptheta.data.order import generator
 from ptheta.engine.errors import UsageError
 from ptheta.nets.encoders import ResNet
 from ptheta.segmentation.dilation import Layer, receptive_field, support
-from ptheta.segmentation.receptive import read, trace
+from ptheta.segmentation.receptive import effective, read, trace
 
 LAYERS = st.lists(
     st.builds(Layer, kernel=st.integers(1, 4), rate=st.integers(1, 3), stride=st.integers(1, 2)), min_size=1, max_size=3
@@ -169,3 +169,33 @@ def test_a_maximum_that_is_a_function_reads_its_largest_alone():
 
     assert read(Functional(), (1, 8, 8)).pixels.sum() == 1
     assert read(nn.Sequential(nn.MaxPool2d(2)), (1, 8, 8)).pixels.sum() == 4
+
+
+@pytest.mark.parametrize("place", [(4, 5), (0, 0)])
+@pytest.mark.parametrize("channel", [0, 1])
+def test_what_tells_is_the_kernel_where_the_net_is_one(place, channel):
+    """Eq. (3) of y = W ∗_2 x: |W| at the places that are 2 apart, whatever x is."""
+    net = nn.Conv2d(3, 2, 3, padding=2, dilation=2).double()
+    g = generator(0, 0, "picture")
+    x = torch.randn(3, 9, 10, generator=g, dtype=torch.float64)
+    want = torch.zeros(9, 10, dtype=torch.float64)
+    for i in range(3):
+        for j in range(3):
+            row, column = place[0] + 2 * (i - 1), place[1] + 2 * (j - 1)
+            if 0 <= row < 9 and 0 <= column < 10:
+                want[row, column] = net.weight[channel, :, i, j].abs().sum()
+    torch.testing.assert_close(effective(net, x, place, channel), want)
+    assert not x.requires_grad
+
+
+def test_what_tells_by_finite_differences_and_within_what_may_be_read():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=2, dilation=2), nn.Tanh(), nn.Conv2d(4, 2, 3, padding=1)).double()
+    x = torch.randn(1, 9, 9, generator=generator(0, 0, "picture"), dtype=torch.float64)
+    found, h = effective(net, x, (4, 4), 1), 1e-6
+    for row in range(9):
+        for column in range(9):
+            step = torch.zeros_like(x)
+            step[0, row, column] = h
+            change = (net((x + step)[None]) - net((x - step)[None]))[0, 1, 4, 4].item() / (2 * h)
+            assert found[row, column] == pytest.approx(abs(change), abs=1e-8)
+    assert not (found > 0)[~read(net, (1, 9, 9), (4, 4)).pixels].any()

@@ -1,78 +1,15 @@
-"""The tour: learn a distribution from real handwritten digits, use it, and write an illustrated page about it."""
+"""The tour's first room: a distribution of handwritten digits, and the joint one with their labels."""
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ptheta import api
-from ptheta.engine.errors import UsageError
-
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #666; --paper: #fdfcf9; --line: #ddd8cc; }
-@media (prefers-color-scheme: dark) { :root { --ink: #eee; --soft: #aaa; --paper: #16171a; --line: #33353b; } }
-body { font: 17px/1.55 Georgia, 'Times New Roman', serif; color: var(--ink); background: var(--paper);
-       max-width: 46rem; margin: 0 auto; padding: 2.5rem 1.25rem 5rem; }
-h1 { font-size: 2.1rem; line-height: 1.15; margin: 0 0 .3rem; } h2 { margin: 2.6rem 0 .4rem; font-size: 1.35rem; }
-p.lead { color: var(--soft); font-size: 1.12rem; margin-top: 0; }
-figure { margin: 1.2rem 0; } figcaption { color: var(--soft); font-size: .92rem; margin-top: .4rem; }
-img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 6px; padding: 8px;
-      box-sizing: border-box; }
-table { border-collapse: collapse; width: 100%; font-size: .95rem; } .wide { overflow-x: auto; }
-th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
-code, pre { font: .86rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
-pre { overflow-x: auto; padding: .8rem 1rem; border: 1px solid var(--line); border-radius: 6px; }
-footer { margin-top: 3rem; color: var(--soft); font-size: .9rem; }
-"""
-
-
-def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
-    """Learn the digits with MADE, sample it, ask it for densities, let it complete digits; write OUT/index.html.
-
-    Args:
-        out: Folder for the page and for the run behind it. An earlier tour there is replaced, anything else is refused.
-        steps: Updates of the training.
-        seed: Of everything that is drawn.
-    """
-    began = time.monotonic()
-    page = out / "index.html"
-    if out.exists() and any(out.iterdir()) and not (page.exists() and "ptheta tour" in page.read_text(errors="ignore")):
-        raise UsageError(f"{out} holds something that is no tour; name another --out.")
-    k = 1
-    while (path := out / f"made-digits-{k}").exists() or (out / f"joint-digits-{k}").exists():
-        k += 1
-    command = f"ptheta train made --data digits --steps {steps} --seed {seed} --out {path} " + flags(MADE_ON_DIGITS)
-    run = api.train(
-        "made",
-        data="digits",
-        steps=steps,
-        seed=seed,
-        out=str(path),
-        eval_every=max(1, steps // 30),
-        command=command,
-        **MADE_ON_DIGITS,
-    )
-    joint_path = path.with_name(path.name.replace("made", "joint"))
-    about = JOINT_ON_DIGITS | {"steps": max(1, steps // 2), "seed": seed}
-    joint_command = f"ptheta train made --data digits --out {joint_path} {flags(about)}"
-    joint = api.train("made", data="digits", out=str(joint_path), command=joint_command, **about)
-    sections = [density_stop(run, command), joint_stop(joint, joint_command)]
-    out.mkdir(exist_ok=True)
-    from ptheta.engine.checkpoint import write_text
-
-    seconds = time.monotonic() - began
-    write_text(page, document(sections, seconds))
-    print(page)
-    print(f"ptheta: the tour took {seconds:.0f} s; open {page} in a browser.", file=sys.stderr)
-
+from ptheta.tour.page import flags, image
 
 LEARNING = (
     "The mean of −log p over the training digits and over digits held back, while it learns. "
@@ -97,19 +34,18 @@ HALF = (
 )
 
 
-def flags(config: dict[str, Any]) -> str:
-    """A Config's fields as they are typed after `ptheta train`."""
-    words = [(k, " ".join(map(str, v)) if isinstance(v, tuple) else str(v)) for k, v in config.items()]
-    return " ".join(f"--{k.replace('_', '-')} {v}" for k, v in words)
-
-
-def density_stop(run: Any, command: str) -> str:
-    """The density room: what was learned, in figures and pictures."""
+def digits(path: Path, steps: int, seed: int) -> str:
+    """Learn p(x) of the digits: what was learned, in figures and pictures."""
     from ptheta.data.binary import load as load_data
     from ptheta.density import pictures
     from ptheta.density.fvsbn import FVSBN
     from ptheta.density.likelihood import evaluate, log_odds
 
+    command = f"ptheta train made --data digits --steps {steps} --seed {seed} --out {path} {flags(MADE_ON_DIGITS)}"
+    run = api.train(
+        "made", data="digits", steps=steps, seed=seed, out=str(path), eval_every=max(1, steps // 30), command=command,
+        **MADE_ON_DIGITS,
+    )  # fmt: skip
     model, data = api.load(run), load_data("digits")
     train, test = data.split("train"), data.split("test")
     independent = FVSBN(data.n)
@@ -159,12 +95,15 @@ ptheta train made --data FILE_OR_FOLDER</pre>
 """
 
 
-def joint_stop(run: Any, command: str) -> str:
-    """The joint p(x, y): a class drawn, classification by Bayes' rule, and a class read off half a digit."""
+def digits_with_labels(path: Path, steps: int, seed: int) -> str:
+    """Learn the joint p(x, y): a class drawn, classification by Bayes' rule, and a class read off half a digit."""
     from ptheta.data.binary import load as load_data
     from ptheta.density import pictures
     from ptheta.density.likelihood import evaluate
 
+    about = JOINT_ON_DIGITS | {"steps": steps, "seed": seed}
+    command = f"ptheta train made --data digits --out {path} {flags(about)}"
+    run = api.train("made", data="digits", out=str(path), command=command, **about)
     model, data = api.load(run), load_data("digits")
     figures = evaluate(model, data.split("test"), data.labels("test"))
     right, ece = figures["accuracy"], figures["ece"]
@@ -266,32 +205,3 @@ def two_halves(x: torch.Tensor, drawn: torch.Tensor, observed: torch.Tensor) -> 
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
-
-
-def image(figure: Any, caption: str) -> str:
-    """A figure as a self-contained <figure>."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    text = html.escape(caption)
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'
-
-
-def document(sections: list[str], seconds: float) -> str:
-    """The whole page, self-contained."""
-    import platform
-
-    import ptheta
-
-    body = "\n".join(sections)
-    machine = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}"
-    about = f"Made by ptheta {ptheta.__version__} in {seconds:.0f} s, {machine}."
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ptheta tour</title><style>{STYLE}</style></head><body>
-<h1>What a machine can learn from pictures alone</h1>
-<p class="lead">Every system here is a conditional distribution p<sub>θ</sub>(y | c).
-This page was drawn by one that has just learned.</p>
-{body}
-<footer>{about}</footer></body></html>
-"""

@@ -1,0 +1,42 @@
+"""The tour: learn from real digits and from drawn scenes, use what was learned, write an illustrated page about it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from ptheta.engine.errors import UsageError
+
+
+def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
+    """Learn digits with MADE: sample, densities, completions; learn to label scenes' pixels; write OUT/index.html.
+
+    Args:
+        out: Folder for the page and for the runs behind it. An earlier tour's page there is replaced, its runs stay,
+            and anything else is refused.
+        steps: Updates of the first training; the others take their share of them.
+        seed: Of everything that is drawn.
+    """
+    from ptheta.engine.checkpoint import write_text
+    from ptheta.tour import density, segmentation
+    from ptheta.tour.page import document
+
+    began = time.monotonic()
+    page = out / "index.html"
+    if out.exists() and any(out.iterdir()) and not (page.exists() and "ptheta tour" in page.read_text(errors="ignore")):
+        raise UsageError(f"{out} holds something that is no tour; name another --out.")
+    runs, k = ("made-digits", "joint-digits", "hdc-scenes"), 1
+    while any((out / f"{name}-{k}").exists() for name in runs):
+        k += 1
+    made, joint, scenes = (out / f"{name}-{k}" for name in runs)
+    sections = [
+        density.digits(made, steps, seed),
+        density.digits_with_labels(joint, max(1, steps // 2), seed),
+        segmentation.scenes(scenes, max(1, steps // 4), seed),
+    ]
+    out.mkdir(exist_ok=True)
+    seconds = time.monotonic() - began
+    write_text(page, document(sections, seconds))
+    print(page)
+    print(f"ptheta: the tour took {seconds:.0f} s; open {page} in a browser.", file=sys.stderr)

@@ -1,0 +1,108 @@
+"""The tour's second room: pixels of drawn scenes are labelled, and what one answer looks at."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ptheta import api
+from ptheta.tour.page import flags, image
+
+# Chosen on the validation split: what it has learned after a minute of two cores.
+ON_SCENES: dict[str, Any] = {"size": 64, "width": 16, "batch_size": 16}
+SHOWN = 6
+SCENES = "Scenes that it has never seen, what is in them, and what it says of each pixel."
+FIELD = (
+    "Left: a scene and one pixel of it. Middle: the {read:,} pixels that the answer for it can depend on. Right: those "
+    "that it does depend on, as the gradient of the answer tells, the darker the more."
+)
+
+
+def scenes(path: Path, steps: int, seed: int) -> str:
+    """Learn p(label | pixels) of scenes: predictions, scores, and the receptive field, as it is and as it is used."""
+    from ptheta.data.label_maps import load
+    from ptheta.segmentation.learning import judged, matrices
+    from ptheta.segmentation.pictures import side_by_side
+
+    about = ON_SCENES | {"steps": steps, "seed": seed}
+    command = f"ptheta train hdc --data scenes --out {path} {flags(about)}"
+    run = api.train("hdc", data="scenes", out=str(path), eval_every=max(1, steps // 5), command=command, **about)
+    model, data = api.load(run), load("scenes", size=about["size"])
+    x, y = data.split("test"), data.maps("test")
+    assert y is not None
+    rows = {"hdc": judged(matrices(model, x, y)), "everything is ground": judged(all_ground(y, len(data.classes)))}
+    names = {"pa": "pixel accuracy", "mpa": "mean over classes", "miou": "mean IoU"}
+    cells = "".join(
+        f"<tr><td>{who}</td>"
+        + "".join(f'<td class="n">{100 * f[k].mean:.1f} ± {100 * f[k].standard_error:.1f}</td>' for k in names)
+        + "</tr>"
+        for who, f in rows.items()
+    )
+    said = model.predict(x[:SHOWN])
+    figure, read = looked_at(model, x[:SHOWN], said)
+    return f"""
+<h2>A label for every pixel</h2>
+<p>2,000 drawn scenes of {about["size"]} × {about["size"]} pixels, in which neither colour nor texture tells what a
+thing is: its outline does. A network of dilated convolutions whose rates differ (1, 2, 5, so that none of the pixels
+between is skipped) learns <i>p</i><sub>θ</sub>(label | pixels).</p>
+{image(side_by_side(x[:SHOWN], y[:SHOWN], said, model.classes), SCENES)}
+<div class="wide"><table><tr><th>test scenes, %</th>{"".join(f"<th>{v}</th>" for v in names.values())}</tr>
+{cells}</table></div>
+<p>Pixel accuracy flatters: most pixels are ground, and who names nothing else is right about them.</p>
+{image(figure, FIELD.format(read=read))}
+<pre>{html.escape(command)}
+ptheta predict {html.escape(str(run.path))} PICTURES --out FOLDER
+ptheta dilation 1,2,5
+ptheta ablation</pre>
+"""
+
+
+def all_ground(y: torch.Tensor, classes: int) -> list[torch.Tensor]:
+    """The confusion matrices of who says 0 everywhere."""
+    from ptheta.segmentation.confusion import confusion
+
+    return [confusion(truth, torch.zeros_like(truth), classes) for truth in y]
+
+
+class Scores(nn.Module):
+    """A network's scores of normalised pictures as a module."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = model
+
+    def forward(self, v: torch.Tensor) -> torch.Tensor:
+        return self.model.scores(v)
+
+
+def looked_at(model: Any, x: torch.Tensor, said: torch.Tensor) -> tuple[Any, int]:
+    """For the middle pixel of the largest thing that is found in the scenes: what may be read for it, and what is; and
+    how many pixels may be."""
+    from matplotlib.figure import Figure
+
+    from ptheta.segmentation.receptive import effective, read
+
+    found = torch.stack([(said == c).sum((1, 2)) for c in range(1, len(model.classes))], 1)  # (b, k − 1) pixels
+    row, c = divmod(int(found.argmax()), found.shape[1])
+    channel = c + 1 if found.max() else 0
+    at = (said[row] == channel).nonzero()
+    q = tuple(at[(at - at.float().mean(0)).square().sum(1).argmin()].tolist())
+    may = read(Scores(model), tuple(x.shape[1:]), q)
+    does = effective(model.scores, model.normalised(x[row : row + 1])[0], q, channel)
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots(1, 3)
+    axes[0].imshow(x[row].permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes[1].imshow(may.pixels.numpy(), cmap="Greys", vmin=0, vmax=2, interpolation="nearest")
+    axes[2].imshow(np.sqrt(does.numpy()), cmap="Greys", interpolation="nearest")
+    titles = (f'"{model.classes[channel]}"?', "can be read", "is read")
+    for axis, title in zip(axes, titles, strict=True):
+        axis.plot(q[1], q[0], "+", color="C3", markersize=11, markeredgewidth=2)
+        axis.set_title(title, fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return figure, int(may.pixels.sum())
