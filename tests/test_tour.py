@@ -23,7 +23,7 @@ def test_the_page_needs_nothing_from_outside(page):
 
 def test_the_page_shows_curve_samples_densities_and_completions(page):
     text = page.read_text()
-    assert text.count("<img") == 7
+    assert text.count("<img") == 9
     assert "−log p, nats" in text and "bits a pixel" in text
 
 
@@ -38,6 +38,35 @@ def test_the_figures_of_the_page_are_those_of_the_model(page):
     joint, data = ptheta.load(page.parent / "joint-digits-1"), load("digits")
     right = evaluate(joint, data.split("test"), data.labels("test"))["accuracy"]
     assert f"{100 * right.mean:.1f} ± {100 * right.standard_error:.1f} %" in page.read_text()
+
+
+def test_the_scores_of_the_page_are_those_of_the_network(page):
+    import ptheta
+    from ptheta.data.label_maps import load
+    from ptheta.segmentation.learning import judged, matrices
+    from ptheta.tour.segmentation import ON_SCENES
+
+    model, data = ptheta.load(page.parent / "hdc-scenes-1"), load("scenes", size=ON_SCENES["size"])
+    found = judged(matrices(model, data.split("test"), data.maps("test")))
+    for name in ("pa", "mpa", "miou"):
+        assert f"{100 * found[name].mean:.1f} ± {100 * found[name].standard_error:.1f}" in page.read_text()
+
+
+def test_the_pixel_that_is_asked_about_is_in_the_largest_thing_found_and_within_what_is_read():
+    import torch
+
+    from ptheta.segmentation.hdc import HDC
+    from ptheta.tour.segmentation import looked_at
+
+    net = HDC((3, 32, 32), ["ground", "disc"], width=4, seed=1).eval()
+    x = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    said = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    said[1, 4:9, 20:25] = 1
+    figure, read = looked_at(net, x, said)
+    assert 0 < read <= 32 * 32
+    assert all(axis.lines[0].get_xydata().tolist() == [[22, 6]] for axis in figure.axes)
+    assert '"disc"?' in figure.axes[0].get_title()
+    assert '"ground"?' in looked_at(net, x, torch.zeros_like(said))[0].axes[0].get_title(), "of one that finds nothing"
 
 
 def test_a_second_tour_keeps_the_run_of_the_first(page):

@@ -94,44 +94,76 @@ def test_a_batch_of_one_learns(name):
 
 
 @pytest.mark.parametrize("kind", ["basic", "large"])
-@pytest.mark.parametrize("classes", [1, 3, 7])
-def test_the_module_starts_as_the_identity_of_what_is_positive(kind, classes, monkeypatch):
-    monkeypatch.setattr(context, "SIGMA", 0.0)
-    c, g = channels(kind, classes), generator(0, 0, "weights")
-    F = torch.randn(2, classes, 9, 11, generator=g, dtype=torch.float64)
+@pytest.mark.parametrize("C", [1, 3, 7])
+def test_the_module_starts_as_the_identity_of_what_is_positive(kind, C):
+    """By eq. (3) layer after layer: each of the C maps is there c_7 / C times, as a c_7 / C-th of itself."""
+    c, g = channels(kind, C), generator(0, 0, "weights")
+    F = torch.randn(2, C, 9, 11, generator=g, dtype=torch.float64)
     out = F
-    for i in range(8):
-        W = identity(g, c[i], c[i + 1], 3 if i < 7 else 1, classes, sigma=0.0).double()
-        r = (*context.RATES, 0)[i]
-        out = conv2d(out, W, padding=r, dilation=max(r, 1))
-        out = relu(out) if i < 7 else out
-    torch.testing.assert_close(out, relu(F))
-    near = ContextModule(generator(0, 0, "weights"), kind, classes).double()
-    assert (near(F) - relu(F)).abs().max() < 1.0, "with noise it is near the identity"
+    for before, after, r in zip(c[:-1], c[1:], context.RATES, strict=True):
+        out = relu(conv2d(out, identity(g, before, after, C, sigma=0.0).double(), padding=r, dilation=r))
+    copies = c[-1] // C
+    torch.testing.assert_close(out, relu(F).repeat_interleave(copies, 1) / copies)
+    near = ContextModule(generator(0, 0, "weights"), kind, C).double().eval()
+    assert (near(F) - out).abs().max() < 1.0, "with noise, and running statistics of nothing, it is near the identity"
 
 
 def test_eq_3_weight_by_weight():
     C, c, c2 = 3, 6, 12
-    W = identity(generator(0, 0, "weights"), c, c2, 3, C, sigma=0.0)
+    W = identity(generator(0, 0, "weights"), c, c2, C, sigma=0.0)
     for b in range(c2):
         for a in range(c):
             want = C / c2 if (a * C) // c == (b * C) // c2 else 0.0
             assert W[b, a, 1, 1] == want
     W[:, :, 1, 1] = 0
     assert not W.any()
-    noise = identity(generator(0, 0, "weights"), 32, 32, 3, 1, sigma=0.01)
+    noise = identity(generator(0, 0, "weights"), 32, 32, 1, sigma=0.01)
     assert noise[:, :, 0, 0].std() == pytest.approx(0.01, rel=0.1)
 
 
 def test_channels_are_the_papers():
-    assert channels("basic", 21) == [21] * 9
-    assert channels("large", 21) == [21, 42, 42, 84, 168, 336, 672, 672, 21]
+    assert channels("basic", 21) == [21] * 8
+    assert channels("large", 21) == [21, 42, 42, 84, 168, 336, 672, 672]
 
 
 @pytest.mark.parametrize("kind", ["basic", "large"])
 def test_the_module_reads_67_places_a_side_and_every_one_of_them(kind):
     found = receptive.read(ContextModule(generator(0, 0, "weights"), kind, 1), (1, 81, 81))
     assert found.field == (67, 67) and found.pixels.sum() == 67 * 67
+
+
+@pytest.mark.parametrize("kind", ["basic", "large"])
+def test_scores_are_those_of_eqs_1_and_2_layer_by_layer(kind):
+    net = build("context", context=kind, maps=3).double().train()
+    x = some(2, 3, 32, 48).double()
+
+    def norm(x):
+        return (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+
+    F = relu(norm(conv2d(net.backbone(x)[1], net.front.W)))
+    for layer, r in zip(net.module.layers, (1, 1, 2, 4, 8, 16, 1), strict=True):
+        F = relu(norm(conv2d(F, layer.W, padding=r, dilation=r)))
+    want = interpolate(conv2d(F, net.W, net.b), size=(32, 48), mode="bilinear")
+    torch.testing.assert_close(net.scores(x), want)
+
+
+def test_the_front_end_of_the_default_sees_40_pixels_and_the_module_further():
+    for kind, field in (("none", 40), ("basic", 40 + 66 * 8)):
+        net = build("context", context=kind)
+        found = receptive.read(Map(net), (3, 800, 800))
+        assert found.field == (field, field), kind
+
+
+class Map(torch.nn.Module):
+    """The last map of a context network before its scores are interpolated."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, v):
+        F = self.net.backbone(v)[1]
+        return F if self.net.module is None else self.net.module(self.net.front(F))
 
 
 def test_none_is_the_front_end_alone():
