@@ -2,7 +2,7 @@
 
     python benchmarks/segmentation.py --counting        one run, all in turns, into benchmarks/results/segmentation.json
     python benchmarks/segmentation.py --speed           training and labelling CamVid at 360 x 480, beside plain float32
-    python benchmarks/segmentation.py --context camvid  the context module and its front end alone, three seeds; or scenes
+    python benchmarks/segmentation.py --context camvid  the context module, and no module, three seeds; or scenes
     python benchmarks/segmentation.py --all-ground      docs/pictures/all-ground.png: high accuracy, and nothing found
 
 Maps are 512 x 1024 of 21 classes, 4 % ignored; "streets" are patches of 64 pixels with a tenth of the pixels wrong,
@@ -30,8 +30,8 @@ CLASSES, HEIGHT, WIDTH, PICTURES = 21, 512, 1024, 16
 ROUNDS = 7
 CONTEXT = {
     "camvid": "train context --data camvid --size 180 --width 16 --batch-size 8 --steps 800 --eval-every 200",
-    "scenes": "train context --data scenes --width 16 --learning-rate 0.01 --least-scale 1 --greatest-scale 1 --colour 0"
-    " --steps 1000 --eval-every 250",
+    "scenes": "train context --data scenes --width 16 --learning-rate 0.01 --least-scale 1 --greatest-scale 1"
+    " --colour 0 --steps 1000 --eval-every 250",
 }
 NETWORKS: list[tuple[str, dict]] = [
     ("context", {}), ("hdc", {}), ("deeplab", {}), ("deeplab", {"width": 24, "output_stride": 16}),
@@ -122,8 +122,8 @@ def speed(rounds: int = 5, batch: int = 8, updates: int = 3) -> list[dict]:
 
 
 def with_and_without_context(data: str, runs: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> dict[str, list[dict]]:
-    """Scores of the module and of its front end alone on what neither was chosen by: test, or CamVid's validation split,
-    as it has no other. Runs that are there are not trained again."""
+    """Scores with the module and of its front end alone on test, or on CamVid's validation split, as it has no other.
+    Runs that are there are not trained again."""
     import ptheta
     from ptheta import api
     from ptheta.engine.run import Run

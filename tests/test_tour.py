@@ -46,7 +46,7 @@ def test_the_scores_of_the_page_are_those_of_the_network(page):
     from ptheta.segmentation.learning import judged, matrices
     from ptheta.tour.segmentation import ON_SCENES
 
-    model, data = ptheta.load(page.parent / "hdc-scenes-1"), load("scenes", size=ON_SCENES["size"])
+    model, data = ptheta.load(page.parent / "context-scenes-1"), load("scenes", size=ON_SCENES["size"])
     found = judged(matrices(model, data.split("test"), data.maps("test")))
     for name in ("pa", "mpa", "miou"):
         assert f"{100 * found[name].mean:.1f} ± {100 * found[name].standard_error:.1f}" in page.read_text()

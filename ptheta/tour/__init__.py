@@ -26,14 +26,14 @@ def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
     page = out / "index.html"
     if out.exists() and any(out.iterdir()) and not (page.exists() and "ptheta tour" in page.read_text(errors="ignore")):
         raise UsageError(f"{out} holds something that is no tour; name another --out.")
-    runs, k = ("made-digits", "joint-digits", "hdc-scenes"), 1
+    runs, k = ("made-digits", "joint-digits", "context-scenes"), 1
     while any((out / f"{name}-{k}").exists() for name in runs):
         k += 1
     made, joint, scenes = (out / f"{name}-{k}" for name in runs)
     sections = [
         density.digits(made, steps, seed),
         density.digits_with_labels(joint, max(1, steps // 2), seed),
-        segmentation.scenes(scenes, max(1, steps // 4), seed),
+        segmentation.scenes(scenes, max(1, steps // 2), seed),
     ]
     out.mkdir(exist_ok=True)
     seconds = time.monotonic() - began
