@@ -17,7 +17,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1  /p' Makefile | awk '{name = $$1; $$1 = ""; printf "  make %-10s%s\n", name, $$0}'
 
-tour: $(VENV)/.core ## train on the digits, write tour/index.html
+tour: $(VENV)/.core ## learn digits and drawn scenes, write tour/index.html
 	$(BIN)/ptheta tour $(ARGS)
 
 test: $(VENV)/.dev ## the tests, without the slow ones

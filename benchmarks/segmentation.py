@@ -3,6 +3,7 @@
     python benchmarks/segmentation.py --counting        one run, all in turns, into benchmarks/results/segmentation.json
     python benchmarks/segmentation.py --speed           training and labelling CamVid at 360 x 480, beside plain float32
     python benchmarks/segmentation.py --context camvid  the context module, and no module, three seeds; or scenes
+    python benchmarks/segmentation.py --held-out DIR    CamVid's layout, with the drive 0006R0 for test and not in train
     python benchmarks/segmentation.py --all-ground      docs/pictures/all-ground.png: high accuracy, and nothing found
 
 Maps are 512 x 1024 of 21 classes, 4 % ignored; "streets" are patches of 64 pixels with a tenth of the pixels wrong,
@@ -148,6 +149,23 @@ def with_and_without_context(data: str, runs: Path, seeds: tuple[int, ...] = (0,
     return found
 
 
+def held_out(folder: Path, drive: str = "0006R0") -> None:
+    """CamVid as a folder of links, a drive of its training set being the test set: its validation frames come from a
+    drive that is trained on, and flatter."""
+    from ptheta.data.known_pictures import folder_of
+    from ptheta.data.label_maps import CAMVID
+
+    source = folder_of("camvid")
+    for split in ("train", "val"):
+        for kind in ("", "annot"):
+            for file in sorted((source / f"{split}{kind}").iterdir()):
+                into = "test" if split == "train" and file.name.startswith(drive) else split
+                (folder / f"{into}{kind}").mkdir(parents=True, exist_ok=True)
+                (folder / f"{into}{kind}" / file.name).symlink_to(file.resolve())
+    (folder / "classes.txt").write_text("\n".join((*CAMVID, "void")) + "\n")
+    print(f"ptheta train deeplab --data {folder} --width 24 --output-stride 16 --batch-size 8 --steps 2500")
+
+
 def all_ground(path: Path) -> None:
     """What "everything is ground" scores on the scenes that are nearly all ground, drawn beside three of them."""
     from matplotlib.figure import Figure
@@ -248,10 +266,13 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--context", choices=list(CONTEXT))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--held-out", type=Path, metavar="DIR")
     parser.add_argument("--all-ground", action="store_true")
     asked = parser.parse_args()
     if asked.all_ground:
         all_ground(Path(__file__).parent.parent / "docs" / "pictures" / "all-ground.png")
+    elif asked.held_out:
+        held_out(asked.held_out)
     elif asked.counting or asked.speed or asked.context:
         found = ({"counting": counting()} if asked.counting else {}) | ({"speed": speed()} if asked.speed else {})
         if asked.context:

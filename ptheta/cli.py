@@ -12,7 +12,7 @@ from ptheta.methods import ABOUT, COMMANDS
 
 HELP = """ptheta: learn p_θ(y | c), and use it.
 
-  ptheta tour                         learn the digits, write an illustrated page (start here)
+  ptheta tour                         learn digits and scenes, write an illustrated page (start here)
   ptheta list                         the methods
   ptheta train METHOD [options]       learn; `ptheta train METHOD --help` lists the options
   ptheta evaluate RUN [--split S] [--data D] [--json]   `ptheta evaluate RUN --help` tells more, by what RUN learned
