@@ -52,21 +52,21 @@ def test_the_scores_of_the_page_are_those_of_the_network(page):
         assert f"{100 * found[name].mean:.1f} ± {100 * found[name].standard_error:.1f}" in page.read_text()
 
 
-def test_the_pixel_that_is_asked_about_is_in_the_largest_thing_found_and_within_what_is_read():
+def test_the_pixel_that_is_asked_about_is_the_middle_of_the_largest_thing_found():
     import torch
 
-    from ptheta.segmentation.hdc import HDC
+    from ptheta.segmentation.context import Context
     from ptheta.tour.segmentation import looked_at
 
-    net = HDC((3, 32, 32), ["ground", "disc"], width=4, seed=1).eval()
+    net = Context((3, 32, 32), ["ground", "disc"], width=4, seed=1, output_stride=4).eval()
     x = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     said = torch.zeros(2, 32, 32, dtype=torch.uint8)
     said[1, 4:9, 20:25] = 1
-    figure, read = looked_at(net, x, said)
-    assert 0 < read <= 32 * 32
+    figure, side = looked_at(net, x, said)
+    assert side == 32, "a kernel of 4, one of 3 at 2 pixels, three of 3 at 4: 4 + 4 + 3 × 8"
     assert all(axis.lines[0].get_xydata().tolist() == [[22, 6]] for axis in figure.axes)
-    assert '"disc"?' in figure.axes[0].get_title()
-    assert '"ground"?' in looked_at(net, x, torch.zeros_like(said))[0].axes[0].get_title(), "of one that finds nothing"
+    assert '"disc"' in figure.axes[0].get_title()
+    assert '"ground"' in looked_at(net, x, torch.zeros_like(said))[0].axes[0].get_title(), "of one that finds nothing"
 
 
 def test_a_second_tour_keeps_the_run_of_the_first(page):

