@@ -33,6 +33,8 @@ at an eighth. The paper's own form is in the table of what did not help, docs/se
 
 The default front end has no rated block: it sees 40 pixels, and the module is what sees further. Where the backbone
 sees far by itself, the module adds nothing.
+
+Expected: on CamVid at half size a mean IoU 5.6 points above the front end's after 800 updates (docs/segmentation.md).
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
     sections = [
         density.digits(made, steps, seed),
         density.digits_with_labels(joint, max(1, steps // 2), seed),
-        segmentation.scenes(scenes, max(1, steps // 2), seed),
+        segmentation.scenes(scenes, max(1, 3 * steps // 4), seed),
     ]
     out.mkdir(exist_ok=True)
     seconds = time.monotonic() - began
