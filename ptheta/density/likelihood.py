@@ -27,6 +27,7 @@ from ptheta.engine import checkpoint
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config, Estimate
+from ptheta.engine.pretrained import model_card
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,16 +150,10 @@ class MaximumLikelihood:
         self.averaged.save_pretrained(folder, about={"data": self.data.name}, card=self.card())
 
     def card(self) -> str:
-        """The text of the model card: what was learned, from what, and how to use it."""
-        fields = "\n".join(f"| {k} | {v} |" for k, v in self.config.to_dict().items())
-        return (
-            f"---\nlibrary_name: ptheta\ntags: [ptheta, {self.model.name}, density-estimation]\n---\n\n"
-            f"# {self.model.name} on {self.data.name}\n\n"
-            f"p(x) of binary vectors with {self.data.n} variables, after {self.step:,} updates, seed {self.seed}.\n\n"
-            f"Data: {self.data.origin}\n\n| hyperparameter | value |\n|---|---|\n{fields}\n\n"
-            f'```python\nimport ptheta\nmodel = ptheta.load("this folder")\nmodel.log_prob(x)   # nats, (b,)\n'
-            f"model.sample(16)\nmodel.complete(x, observed)\nmodel.embed(x)\n```\n"
-        )
+        """The text of the model card."""
+        learned = f"p(x) of binary vectors with {self.data.n} variables"
+        code = "model.log_prob(x)   # nats, (b,)\nmodel.sample(16)\nmodel.complete(x, observed)\nmodel.embed(x)"
+        return model_card(self, "density-estimation", learned, code)
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -69,6 +69,23 @@ class Pretrained(nn.Module):
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
 
+def model_card(method: Any, tag: str, learned: str, code: str) -> str:
+    """README.md of a model folder: what a method learned, from what data, by what hyperparameters, and how to use it.
+
+    tag: The Hub's word for what the model is for.
+    learned: What it is, as a sentence without its end; how long it learned, and the seed, are added.
+    code: Lines of Python after the one that loads `model`.
+    """
+    rows = "\n".join(f"| {k} | {v} |" for k, v in method.config.to_dict().items())
+    return (
+        f"---\nlibrary_name: ptheta\ntags: [ptheta, {method.model.name}, {tag}]\n---\n\n"
+        f"# {method.model.name} on {method.data.name}\n\n"
+        f"{learned}, after {method.step:,} updates, seed {method.seed}.\n\n"
+        f"Data: {method.data.origin}\n\n| hyperparameter | value |\n|---|---|\n{rows}\n\n"
+        f'```python\nimport ptheta\nmodel = ptheta.load("this folder")\n{code}\n```\n'
+    )
+
+
 def resolve(name_or_folder: str | Path) -> Path:
     """The folder itself, or the local copy of a Hub id `owner/name`."""
     folder = Path(name_or_folder)

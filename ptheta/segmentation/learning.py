@@ -36,7 +36,7 @@ from ptheta.engine import checkpoint
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config, Estimate
-from ptheta.engine.pretrained import Pretrained
+from ptheta.engine.pretrained import Pretrained, model_card
 from ptheta.nets.encoders import processes
 from ptheta.nets.optimizers import adamw
 from ptheta.segmentation.augmentation import augmented, draw, median_frequency
@@ -283,16 +283,10 @@ class Segmentation:
         self.model.save_pretrained(folder, about={"data": self.data.name}, card=self.card())
 
     def card(self) -> str:
-        """The text of the model card: what was learned, from what, and how to use it."""
-        fields = "\n".join(f"| {k} | {v} |" for k, v in self.config.to_dict().items())
-        return (
-            f"---\nlibrary_name: ptheta\ntags: [ptheta, {self.model.name}, image-segmentation]\n---\n\n"
-            f"# {self.model.name} on {self.data.name}\n\n"
-            f"A label for every pixel, of {', '.join(self.model.classes)}; after {self.step:,} updates, seed "
-            f"{self.seed}.\n\nData: {self.data.origin}\n\n| hyperparameter | value |\n|---|---|\n{fields}\n\n"
-            f'```python\nimport ptheta\nmodel = ptheta.load("this folder")\nmodel.predict(x)   # x (b, '
-            f"{self.model.shape[0]}, H, W), bytes or [0, 1] -> labels (b, H, W)\n```\n"
-        )
+        """The text of the model card."""
+        learned = f"A label for every pixel, of {', '.join(self.model.classes)}"
+        code = f"model.predict(x)   # x (b, {self.model.shape[0]}, H, W), bytes or [0, 1] -> labels (b, H, W)"
+        return model_card(self, "image-segmentation", learned, code)
 
     def state_dict(self) -> dict[str, Any]:
         return {

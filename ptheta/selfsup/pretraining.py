@@ -31,7 +31,7 @@ from ptheta.engine import checkpoint
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config, Estimate
-from ptheta.engine.pretrained import Pretrained
+from ptheta.engine.pretrained import Pretrained, model_card
 from ptheta.nets.encoders import build, pooled
 from ptheta.nets.optimizers import adamw
 from ptheta.selfsup.collapse import alarms, rank_me, spread
@@ -303,17 +303,9 @@ class Pretraining:
         self.model.save_pretrained(folder, about={"data": self.data.name}, card=self.card())
 
     def card(self) -> str:
-        """The text of the model card: what was learned, from what, and how to use it."""
-        fields = "\n".join(f"| {k} | {v} |" for k, v in self.config.to_dict().items())
-        return (
-            f"---\nlibrary_name: ptheta\ntags: [ptheta, {self.model.name}, self-supervised]\n---\n\n"
-            f"# {self.model.name} on {self.data.name}\n\n"
-            f"An encoder of pictures {self.data.shape}, after {self.step:,} updates without labels, seed {self.seed}."
-            "\n\n"
-            f"Data: {self.data.origin}\n\n| hyperparameter | value |\n|---|---|\n{fields}\n\n"
-            f'```python\nimport ptheta\nmodel = ptheta.load("this folder")\nmodel.embed(x)   # (b, '
-            f"{self.model.feature_count})\n```\n"
-        )
+        """The text of the model card."""
+        learned = f"An encoder of pictures {self.data.shape}, from pictures without labels"
+        return model_card(self, "self-supervised", learned, f"model.embed(x)   # (b, {self.model.feature_count})")
 
     def state_dict(self) -> dict[str, Any]:
         return {

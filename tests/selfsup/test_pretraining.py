@@ -325,5 +325,5 @@ def test_the_card_tells_what_was_learned_from_what(tmp_path):
     method = trained(learner())
     method.save_model(tmp_path / "model")
     said = (tmp_path / "model" / "README.md").read_text()
-    assert "after 3 updates without labels" in said and method.data.origin in said and "(b, 16)" in said
+    assert "from pictures without labels, after 3 updates" in said and method.data.origin in said and "(b, 16)" in said
     assert all(f"| {name} |" in said for name in method.config.to_dict())
