@@ -36,6 +36,16 @@ def target(source: str, out: Path | None, name: str) -> Path:
     return path
 
 
+def _place(part: Path, whole: Path) -> None:
+    """Give a file its name, unless another process has taken that meanwhile: UsageError."""
+    try:
+        os.link(part, whole)
+    except FileExistsError as error:
+        raise UsageError(f"{whole} was written by another process just now; name another --out.") from error
+    except OSError:  # a file system without links
+        os.replace(part, whole)
+
+
 def save_whole(path: Path, savers: Mapping[str, Callable[[Any], object]], say: bool = True) -> None:
     """PATH with each ending, written by its function, which is given a file name; if `say`, names go to stdout."""
     with full_disk_is_an_input_error(str(path)):
@@ -44,7 +54,7 @@ def save_whole(path: Path, savers: Mapping[str, Callable[[Any], object]], say: b
             part = path.with_name(f".part-{os.getpid()}-{path.name}{suffix}")
             try:
                 save(part)
-                os.replace(part, path.with_name(path.name + suffix))
+                _place(part, path.with_name(path.name + suffix))
             finally:
                 part.unlink(missing_ok=True)
             if say:

@@ -41,3 +41,22 @@ def test_files_are_whole_or_absent(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'new' / 'a.csv'}\n"
     save_whole(tmp_path / "b", {".csv": lambda p: p.write_text("all")}, say=False)
     assert (tmp_path / "b.csv").read_text() == "all" and capsys.readouterr().out == ""
+
+
+def test_a_name_that_another_process_takes_meanwhile_is_left_to_it(tmp_path):
+    def slow(part):
+        part.write_text("mine")
+        (tmp_path / "a.csv").write_text("theirs")
+
+    with pytest.raises(UsageError, match="was written by another process just now; name another --out"):
+        save_whole(tmp_path / "a", {".csv": slow})
+    assert (tmp_path / "a.csv").read_text() == "theirs" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_where_there_are_no_links_the_file_is_renamed(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError("Operation not permitted")
+
+    monkeypatch.setattr("os.link", none)
+    save_whole(tmp_path / "a", {".csv": lambda p: p.write_text("all")}, say=False)
+    assert (tmp_path / "a.csv").read_text() == "all" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
