@@ -1,11 +1,13 @@
 # Every target sets up what it needs in .venv; a second run finds it there and starts at once.
 #   make test ARGS="tests/density -x"     arguments for the program behind the target
+#   make test PARALLEL=                   the tests one after another, in one process
 #   make tour PYTHON=python3.12           the Python (3.11 or newer) that .venv is made from
 #   make tour PIP_ARGS="..."              arguments for pip, for example an extra index with torch wheels without CUDA
 
 PYTHON ?= python3
 PIP_ARGS ?=
 ARGS ?=
+PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -21,7 +23,7 @@ tour: $(VENV)/.core ## learn digits and drawn scenes, write tour/index.html
 	$(BIN)/ptheta tour $(ARGS)
 
 test: $(VENV)/.dev ## the tests, without the slow ones
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(VENV)/.dev ## the longer proofs
 	$(BIN)/pytest -m slow --timeout 7200 $(ARGS)
