@@ -31,6 +31,7 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta dilation 1,2,5 [--find]       what a stack of dilated convolutions reads, its holes, drawn
   ptheta ablation [--data D] [--steps N]   one network with pooling, no dilation, repeated and hybrid rates
   ptheta score TRUTH PREDICTIONS --classes FILE   accuracy, IoU, Dice, confusion matrix of label maps
+  ptheta gridworld [--policy uniform] values and policies of a grid world, exactly, drawn with arrows
   ptheta doctor [--json]              what works on this machine, to paste into a bug report
   ptheta --version
 

@@ -1,0 +1,1 @@
+"""Distributions π_θ(action | state), learned from reward."""
