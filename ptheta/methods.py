@@ -59,5 +59,5 @@ COMMANDS: dict[str, str] = {
     "divergences": "ptheta.density.divergences",
     "dilation": "ptheta.segmentation.dilation",
     "score": "ptheta.segmentation.score",
-    "gridworld": "ptheta.control.arrows",
+    "gridworld": "ptheta.control.gridworld",
 }

@@ -240,3 +240,10 @@ def policy_iteration(
         if torch.equal(after, policy) or (len(values) > 1 and (values[-1] - values[-2]).abs().max() < 1e-12):
             return policy, values
         policy = after
+
+
+def command(argv: list[str]) -> int:
+    """`ptheta gridworld`: see `arrows`."""
+    from ptheta.control import arrows
+
+    return arrows.command(argv)
