@@ -48,9 +48,13 @@ def put(parameters: Sequence[Tensor], theta: Float[Tensor, " n"]) -> None:
         p.copy_(part.view_as(p))
 
 
-def gradient(y: Tensor, parameters: Sequence[Tensor], **how: bool) -> Float[Tensor, " n"]:
-    """∇y, with zeros for parameters that y does not depend on."""
-    found = torch.autograd.grad(y, parameters, allow_unused=True, **how)
+def gradient(
+    y: Tensor, parameters: Sequence[Tensor], create_graph: bool = False, retain_graph: bool = False
+) -> Float[Tensor, " n"]:
+    """∇y, with zeros for parameters that y does not depend on; with a graph of its own, or leaving y's, if asked."""
+    found = torch.autograd.grad(
+        y, parameters, retain_graph=retain_graph or create_graph, create_graph=create_graph, allow_unused=True
+    )
     return flat(torch.zeros_like(p) if g is None else g for g, p in zip(found, parameters, strict=True))
 
 

@@ -102,7 +102,8 @@ def n_step(steps: Steps, gamma: float, n: int) -> Float[Tensor, "T E"]:
 
 def advantages(steps: Steps, values: Float[Tensor, "T E"], gamma: float, lam: float) -> Float[Tensor, "T E"]:
     """Eq. (4). values: V(s_t)."""
-    checked("gamma", gamma), checked("lambda", lam)
+    checked("gamma", gamma)
+    checked("lambda", lam)
     if values.shape != steps.rewards.shape:
         raise UsageError(f"values are {tuple(values.shape)}; allowed: {tuple(steps.rewards.shape)}, as the rewards.")
     delta = steps.rewards + gamma * steps.bootstrap - values
