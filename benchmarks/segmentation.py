@@ -53,7 +53,7 @@ def maps(kind: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.where(r.rand(*shape) < 0.04, 255, t).astype(np.uint8), s
 
 
-def speed(rounds: int = 5, batch: int = 8, updates: int = 3) -> list[dict]:
+def speed(rounds: int = 3, batch: int = 8, updates: int = 2) -> list[dict]:
     """Pictures a second of CamVid's size in training and in labelling: ours, in bf16 where the CPU has it, and the same
     network in a plain loop, in float32, rows of pixels one after another, forms made picture by picture, and labels by
     argmax. All in turns."""
