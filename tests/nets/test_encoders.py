@@ -1,6 +1,8 @@
 """Encoders: batch normalisation against PyTorch's, for one process and for two; map sizes; the ViT by hand; patches."""
 
 import math
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -13,7 +15,19 @@ from torch.nn.functional import adaptive_avg_pool2d, gelu, layer_norm
 from ptheta.data.order import generator
 from ptheta.engine.errors import UsageError
 from ptheta.nets import encoders
-from ptheta.nets.encoders import MLP, BatchNorm, Block, ResNet, ViT, build, patches, patchify, pooled, unpatchify
+from ptheta.nets.encoders import (
+    MLP,
+    BatchNorm,
+    Block,
+    Convolution,
+    ResNet,
+    ViT,
+    build,
+    patches,
+    patchify,
+    pooled,
+    unpatchify,
+)
 
 
 def some(*shape: int, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
@@ -293,3 +307,30 @@ def test_a_head_is_what_it_is_by_hand(last_norm):
         want = (want - want.mean(0)) / (want.var(0, correction=0) + 1e-5).sqrt()
     torch.testing.assert_close(head(z), want)
     assert [tuple(W.shape) for W in head.W] == [(5, 4), (6, 5), (3, 6)]
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (7, 10)])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_a_strided_kernel_of_one_place_is_the_convolution_with_its_gradient(stride, sides):
+    layer = Convolution(torch.Generator().manual_seed(0), 3, 5, 1, stride).double()
+    x = torch.randn(2, 3, *sides, dtype=torch.float64).requires_grad_()
+    found, want = layer(x), layer.norm(torch.nn.functional.conv2d(x, layer.W, None, stride))
+    torch.testing.assert_close(found, want)
+    weight = torch.randn_like(found)
+    for one, other in zip(*(torch.autograd.grad((weight * y).sum(), (x, layer.W)) for y in (found, want)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_gradients_of_few_channels_leave_memory_whole():
+    """In a process of its own, which oneDNN's strided gradient ended on CPUs with AVX2 alone."""
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from ptheta.nets.encoders import Block\n"
+        "g = torch.Generator().manual_seed(0)\n"
+        "block = Block(g, 4, 8, 2)\n"
+        "for _ in range(300):\n"
+        "    x = torch.randn(4, 4, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()\n"
+        "    block(x).sum().backward()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-500:]
