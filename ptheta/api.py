@@ -73,6 +73,12 @@ def run_method(name: str, data: Any, options: Options, given: dict[str, Any], co
 def _run_method(name: str, data: Any, options: Options, given: dict[str, Any], command: str | None) -> Run:
     module = method(name)
     config = module.Config(**given)
+    if options.env:
+        if METHODS[name].split(".")[1] != "control":
+            raise UsageError(f"{name} acts in no environment; drop --env, or name what to learn from with --data.")
+        if options.data not in (None, options.env):
+            raise UsageError(f"--env {options.env} and --data {options.data} differ; name one of them.")
+        options, data = dataclasses.replace(options, data=options.env, env=None), data or options.env
     spec: str = options.data or module.Method.default_data
     stem = f"{name}-{Path(spec).name.replace(':', '-').replace(' ', '-')}-seed{options.seed}"
     out = Path(options.out) if options.out else (last_path(stem) if options.resume else new_path(stem))

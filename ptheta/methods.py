@@ -26,6 +26,9 @@ METHODS: dict[str, str] = {
     "context": "ptheta.segmentation.context",
     "deeplab": "ptheta.segmentation.deeplab",
     "hdc": "ptheta.segmentation.hdc",
+    "reinforce": "ptheta.control.reinforce",
+    "a2c": "ptheta.control.a2c",
+    "trpo": "ptheta.control.trpo",
 }
 
 ABOUT: dict[str, str] = {
@@ -51,6 +54,9 @@ ABOUT: dict[str, str] = {
     "context": "a label for every pixel, seen 67 places wide by dilated convolutions (Yu & Koltun 2016)",
     "deeplab": "a label for every pixel, of one map read at several rates (Chen et al. 2017, 2018)",
     "hdc": "a label for every pixel, rates without holes, dense upsampling (Wang et al. 2018)",
+    "reinforce": "the gradient of the return from whole episodes (Williams 1992)",
+    "a2c": "policy and value learned together, many environments (Mnih et al. 2016)",
+    "trpo": "the largest step that a bound on the policy's change allows (Schulman et al. 2015)",
 }
 
 COMMANDS: dict[str, str] = {

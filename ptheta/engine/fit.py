@@ -19,6 +19,8 @@ from ptheta.engine.options import Options
 from ptheta.engine.progress import Progress
 from ptheta.engine.run import Run
 
+NEVER = 2**62
+
 
 class Interrupted(Exception):
     """The run was asked to stop (Ctrl-C, SIGTERM) and has saved itself."""
@@ -29,7 +31,9 @@ class Interrupted(Exception):
 
 
 def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardware) -> None:
-    """Train `method` up to `options.steps` updates, going on from the newest checkpoint if there is one.
+    """Train `method` up to `options.steps` of its units, going on from the newest checkpoint if there is one.
+
+    An update is one unit, or as many as it says it has used; the last one may then go beyond `steps`.
 
     Every `eval_every` steps the figure of the validation split (the training split if there is none) is measured;
     the best model so far, or the newest, as `method.keep` says, is written to `run.model`. A checkpoint is written
@@ -40,19 +44,21 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
     """
     steps = options.steps or method.steps
     eval_every = options.eval_every or max(1, steps // 20)
-    log_every = max(1, min(50, eval_every))
+    log_every = max(1, min(50 if method.unit == "updates" else steps // 500, eval_every))
     split = "valid" if "valid" in data.splits else "train"
     sign = 1.0 if method.better == "lower" else -1.0
-    step, best_step, best, kept, summed = 0, 0, math.inf, [], 0
-    bad = torch.full((), steps + 1, device=hardware.device)  # the first step whose loss was not finite
-    sums: dict[str, torch.Tensor] = {}
+    step, best_step, best, kept = 0, 0, math.inf, []
+    bad = torch.full((), NEVER, device=hardware.device)  # the first step whose loss was not finite
+    sums: dict[str, torch.Tensor] = {}  # of what updates have logged since the last line of the metrics,
+    counts: dict[str, int] = {}  # and in how many of them it was
 
     if (found := checkpoint.newest(run.checkpoints)) is not None:
         step, state = found
         method.load_state_dict(state["method"])
-        best_step, best, summed = state["best_step"], state["best"], state["summed"]
+        best_step, best = state["best_step"], state["best"]
         kept = [*state["kept"], step][-options.keep :] if options.keep else []
         sums = {name: value.to(hardware.device) for name, value in state.get("sums", {}).items()}
+        counts = state["counts"] if "counts" in state else {name: state["summed"] for name in sums}
     if hardware.main:
         run.cut_back(found[1]["log_sizes"] if found else {name: 0 for name in run.metrics_size()})
 
@@ -64,7 +70,7 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
         )
 
     def refuse_if_bad() -> None:
-        if (first := int(hardware.least(bad))) <= steps:
+        if (first := int(hardware.least(bad))) < NEVER:
             refuse(f"the loss of step {first:,}")
 
     def save() -> None:
@@ -73,7 +79,7 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
         sums = {name: hardware.mean(value) for name, value in sums.items()}  # rank 0 writes for all
         state = {
             "method": method.state_dict(), "best_step": best_step, "best": best, "kept": kept,
-            "sums": sums, "summed": summed, "log_sizes": run.metrics_size(),
+            "sums": sums, "counts": counts, "log_sizes": run.metrics_size(),
         }  # fmt: skip
         if (bad_tensor := checkpoint.not_a_number(state)) is not None:
             refuse(f"{bad_tensor} after step {step:,}")
@@ -110,17 +116,17 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
         if not ended():
             for batch in method.batches(step, hardware.rank, hardware.world):
                 logs = method.update(batch)
-                step += 1
+                before, step = step, step + int(logs.pop("units", 1))
                 bad = torch.where(torch.isfinite(logs["loss"]), bad, bad.clamp(max=step))
                 for name, value in logs.items():
                     sums[name] = sums[name] + value if name in sums else value.clone()
-                summed += 1
-                if step % log_every == 0:
+                    counts[name] = counts.get(name, 0) + 1
+                if step // log_every > before // log_every:
                     refuse_if_bad()
                     means = {
-                        n: hardware.mean(sums[n]).item() / summed for n in sorted(sums)
+                        n: hardware.mean(sums[n]).item() / counts[n] for n in sorted(sums)
                     }  # as a checkpoint gives them
-                    sums, summed = {}, 0
+                    sums, counts = {}, {}
                     if hardware.main:
                         run.log(step, "train", means)
                     progress.note(f"loss {means['loss']:.4g}")
@@ -129,7 +135,7 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
                 stop = hardware.agree(
                     bool(received) or bool(options.max_time and now - started > 60 * options.max_time)
                 )
-                if step % eval_every == 0 or step >= steps:
+                if step // eval_every > before // eval_every or step >= steps:
                     evaluate()
                     save()
                     saved = now

@@ -137,7 +137,8 @@ class Method(Protocol):
         ...
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """The paper's rule, once. Returns detached 0-d tensors (`loss` among them)."""
+        """The paper's rule, once. Returns detached 0-d tensors (`loss` among them, and `units`, how many of `unit` it
+        has used, if that is not one)."""
         ...
 
     def evaluate(self, data: Any, split: str, limit: int | None = None) -> dict[str, Estimate]:

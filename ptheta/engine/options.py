@@ -15,8 +15,10 @@ class Options(Config):
     data: str | None = None
     """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, emoji, scenes, camvid, or a file or
     folder of yours (default: what the method names, digits for most)."""
+    env: str | None = None
+    """The environment to act in, any id of gymnasium (control): another name for --data."""
     steps: Annotated[int | None, Between(1, 2**53)] = None
-    """Updates in all (default: the method's own number)."""
+    """Updates in all, or steps of all environments (default: the method's own number)."""
     max_time: Annotated[float | None, Between(0, open=True)] = None
     """Stop after this many minutes, with everything saved."""
     seed: Annotated[int, Between(0, 2**63 - 1)] = 0

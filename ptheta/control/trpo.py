@@ -1,0 +1,183 @@
+r"""TRPO: the largest step that a bound on the change of the policy allows.
+
+J. Schulman, S. Levine, P. Moritz, M. Jordan and P. Abbeel, "Trust Region Policy Optimization", ICML 2015.
+S. Kakade and J. Langford, "Approximately Optimal Approximate Reinforcement Learning", ICML 2002.
+
+Of two policies, with the advantages A of the old one π and states ρ_{\tilde π} that the new one visits,
+
+    J(\tilde π) = J(π) + \sum_s ρ_{\tilde π}(s) \sum_a \tilde π(a | s) A_π(s, a)                                  (1)
+
+The surrogate visits the states of the old one,
+
+    L_π(\tilde π) = J(π) + \sum_s ρ_π(s) \sum_a \tilde π(a | s) A_π(s, a)                                        (2)
+
+equals J to first order at \tilde π = π, and is a bound elsewhere,
+
+    J(\tilde π) ≥ L_π(\tilde π) − \frac{4 ε γ}{(1 − γ)^2} \max_s KL(π(· | s) || \tilde π(· | s)),
+    ε = \max_{s,a} |A_π(s, a)|                                                                                   (3)
+
+So an iteration solves, over samples of the old policy,
+
+    \max_θ \mathbb E [ \frac{π_θ(a | s)}{π_{old}(a | s)} A(s, a) ]    s.t.   \mathbb E [ KL(π_{old} || π_θ) ] ≤ δ   (4)
+
+along the natural gradient x = F^{-1} g (`natural`, eqs. (1) to (3)): θ = θ_old + α^j β x for the first j = 0, 1, … for
+which the constraint holds and (4) has grown, and θ_old, bit for bit, if there is none. A is `returns`, eq. (4), by a
+critic that is fitted to A + V by least squares after the policy's step.
+
+| symbol | shape | here |
+|---|---|---|
+| s, a, A | (N,) | N = T E steps of a rollout |
+| g, x | (n,) | of the policy's parameters alone; its σ is among them |
+
+Differs from the paper: a critic and generalised advantages in place of sums of rewards (as in the authors' next paper);
+products with F use every `fisher_every`-th state (the paper: a tenth).
+
+Expected: `ptheta train trpo --data CartPole-v1` reaches a return of 475 and more within 100,000 steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ptheta.control.actors import ActorCritic
+from ptheta.control.learning import OnPolicy, OnPolicyConfig
+from ptheta.control.natural import conjugate_gradient, fisher_product, flat, gradient, longest, put
+from ptheta.control.policies import Categorical, Gaussian, Given
+from ptheta.control.returns import advantages, standardised
+from ptheta.control.rollouts import Rollout
+from ptheta.data.order import generator
+from ptheta.engine.method import Between
+
+
+@dataclass(frozen=True)
+class Config(OnPolicyConfig):
+    """Hyperparameters of eq. (4) and of the critic."""
+
+    rollout: Annotated[int, Between(1)] = 64
+    """T, steps of each environment in an iteration."""
+    lam: Annotated[float, Between(0, 1)] = 0.95
+    """λ of the advantages."""
+    delta: Annotated[float, Between(0, open=True)] = 0.01
+    """δ, nats."""
+    damping: Annotated[float, Between(0)] = 0.1
+    """c, which is added to the diagonal of F."""
+    conjugate: Annotated[int, Between(1)] = 10
+    """Iterations of conjugate gradients."""
+    fisher_every: Annotated[int, Between(1)] = 2
+    """Products with F use every so manieth state."""
+    backtrack: Annotated[float, Between(0, 1, open=True)] = 0.8
+    """α."""
+    tries: Annotated[int, Between(1)] = 10
+    """Values of j that are tried."""
+    critic_rate: Annotated[float, Between(0, open=True)] = 1e-3
+    """Adam's step size for the critic."""
+    critic_epochs: Annotated[int, Between(0)] = 8
+    """Times that the critic sees a rollout."""
+    critic_batch: Annotated[int, Between(1)] = 128
+    """Steps in its minibatches."""
+
+
+class TRPO(ActorCritic):
+    """π_θ and V_w."""
+
+    name = "trpo"
+
+
+Model = TRPO
+
+
+def surrogate(log_pi: Float[Tensor, " n"], log_old: Float[Tensor, " n"], A: Float[Tensor, " n"]) -> Tensor:
+    """Eq. (4), the mean over samples."""
+    return ((log_pi - log_old).exp() * A).mean()
+
+
+@dataclass
+class Trust:
+    """A step within the trust region."""
+
+    improved: Tensor
+    """How much (4) has grown."""
+    kl: Tensor
+    """Mean KL(old || new), nats, at most δ."""
+    tries: int
+    """j + 1, or 0 where no try was good and θ is what it was."""
+
+
+def trust_region_step(
+    policy: Categorical | Gaussian, s: Tensor, a: Tensor, A: Float[Tensor, " n"], delta: float, damping: float = 0.1,
+    conjugate: int = 10, fisher_every: int = 1, backtrack: float = 0.8, tries: int = 10,
+) -> Trust:  # fmt: skip
+    """Eq. (4) by one step of `policy`, whose parameters change in place. Raises InputError where F is no longer finite
+    or positive."""
+    parameters = list(policy.parameters())
+    given = policy.given(s)
+    old: Given = tuple(x.detach() for x in given)
+    log_pi = policy.log_prob(given, a)
+    log_old = log_pi.detach()
+    g = gradient(surrogate(log_pi, log_old, A), parameters)
+    some = slice(None, None, fisher_every)
+    kl = policy.kl(tuple(x[some] for x in old), policy.given(s[some])).mean()
+    product = fisher_product(kl, parameters, damping)
+    x = conjugate_gradient(product, g, conjugate)
+    beta = longest(product, x, delta)
+    before, start = flat(p.detach() for p in parameters), A.mean()
+    with torch.no_grad():
+        for j in range(tries if beta > 0 else 0):
+            put(parameters, before + backtrack**j * beta * x)
+            given = policy.given(s)
+            improved = surrogate(policy.log_prob(given, a), log_old, A) - start
+            divergence = policy.kl(old, given).mean()
+            if divergence <= delta and improved > 0:
+                return Trust(improved, divergence, j + 1)
+        put(parameters, before)
+    return Trust(torch.zeros_like(start), torch.zeros_like(start), 0)
+
+
+class Method(OnPolicy):
+    """Eq. (4), then least squares for V."""
+
+    Config, Model = Config, TRPO
+    steps = 100_000
+
+    def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:
+        return {"value": torch.optim.Adam(self.model.value.parameters(), self.config.critic_rate)}
+
+    def improve(self, batch: Rollout, s: Tensor, rewards: Tensor) -> dict[str, Tensor]:
+        c, model = self.config, self.model
+        V, cut = self.values(batch, s)
+        A = advantages(batch.steps(V, cut, rewards), V[:-1], c.gamma, c.lam)
+        R = (A + V[:-1]).flatten()
+        states, actions = s[:-1].flatten(0, 1), batch.actions.flatten(0, 1)
+        done = trust_region_step(
+            model.policy, states, actions, standardised(A).flatten(), c.delta, c.damping, c.conjugate, c.fisher_every,
+            c.backtrack, c.tries,
+        )  # fmt: skip
+        critic = self.fit_critic(states, R)
+        return {
+            "loss": critic, "improved": done.improved, "kl": done.kl, "tries": torch.tensor(float(done.tries)),
+            "entropy": self.entropy(states[:1]),
+        }  # fmt: skip
+
+    def fit_critic(self, s: Tensor, R: Float[Tensor, " n"]) -> Tensor:
+        """Least squares by minibatches; the mean of the loss in the last epoch."""
+        c, optimizer = self.config, self.optimizers["value"]
+        g = generator(self.seed, self.step, "critic", s.device)
+        total = (self.model.V(s) - R).square().mean().detach()
+        for _ in range(c.critic_epochs):
+            order = torch.randperm(len(s), generator=g, device=s.device)
+            for rows in order.split(c.critic_batch):
+                loss = (self.model.V(s[rows]) - R[rows]).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        return total
+
+    @torch.no_grad()
+    def entropy(self, s: Tensor) -> Tensor:
+        """Of the policy, nats."""
+        return self.model.policy.entropy(self.model.policy.given(s)).mean()
