@@ -27,8 +27,13 @@ METHODS: dict[str, str] = {
     "deeplab": "ptheta.segmentation.deeplab",
     "hdc": "ptheta.segmentation.hdc",
     "reinforce": "ptheta.control.reinforce",
+    "qac": "ptheta.control.qac",
     "a2c": "ptheta.control.a2c",
+    "offpac": "ptheta.control.offpac",
     "trpo": "ptheta.control.trpo",
+    "dqn": "ptheta.control.dqn",
+    "ddpg": "ptheta.control.ddpg",
+    "wolpertinger": "ptheta.control.wolpertinger",
 }
 
 ABOUT: dict[str, str] = {
@@ -55,8 +60,13 @@ ABOUT: dict[str, str] = {
     "deeplab": "a label for every pixel, of one map read at several rates (Chen et al. 2017, 2018)",
     "hdc": "a label for every pixel, rates without holes, dense upsampling (Wang et al. 2018)",
     "reinforce": "the gradient of the return from whole episodes (Williams 1992)",
+    "qac": "a policy that follows a critic of actions, the simplest actor–critic (Zhao 2025)",
+    "offpac": "a policy learned from what another one does (Degris et al. 2012)",
     "a2c": "policy and value learned together, many environments (Mnih et al. 2016)",
     "trpo": "the largest step that a bound on the policy's change allows (Schulman et al. 2015)",
+    "dqn": "the value of each action; the largest is chosen (Mnih et al. 2015, van Hasselt et al. 2016)",
+    "ddpg": "one action for each state, up the critic's slope (Lillicrap et al. 2016)",
+    "wolpertinger": "the nearest of very many actions to where an actor points (Dulac-Arnold et al. 2015)",
 }
 
 COMMANDS: dict[str, str] = {

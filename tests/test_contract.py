@@ -46,6 +46,21 @@ SETTINGS = {
     "rotation": {"width": 8, "hidden": 32, "batch_size": 64},
     "colourise": {"data": PAINTED, "size": 12, "width": 8, "batch_size": 32},
     **{name: {"data": LABELLED, "width": 8, "batch_size": 16} for name in ("context", "deeplab", "hdc")},
+    "reinforce": {"data": "ptheta/GridWorld-v0", "envs": 2, "hidden": (16,)},
+    **{name: {"data": "CartPole-v1", "envs": 4, "hidden": (16,), "rollout": 8} for name in ("qac", "a2c", "trpo")},
+    "offpac": {"data": "ptheta/GridWorld-v0", "envs": 4, "hidden": (), "rollout": 8},
+    "dqn": {"data": "CartPole-v1", "envs": 2, "hidden": (16,), "warmup": 16, "batch_size": 32},
+    **{
+        name: {
+            "data": "Pendulum-v1",
+            "envs": 2,
+            "hidden": (16,),
+            "warmup": 16,
+            "batch_size": 32,
+            "learning_rate": 0.002,
+        }
+        for name in ("ddpg", "wolpertinger")
+    },
     "clip": {
         "data": PAINTED,
         "size": 12,
@@ -56,7 +71,14 @@ SETTINGS = {
         "batch_size": 32,
     },
 }
-STEPS, STOP = 40, 17
+STEPS, STOP = 40, 17  # updates
+CONTROL = [name for name, module in METHODS.items() if module.startswith("ptheta.control.")]
+UNITS = {  # of the first update, and of each other one, where they are not updates
+    "reinforce": (200, 200),
+    **dict.fromkeys(("qac", "a2c", "trpo", "offpac"), (32, 32)),
+    **dict.fromkeys(("dqn", "ddpg", "wolpertinger"), (16, 2)),
+}
+LEARNED = [name for name in METHODS if name not in CONTROL]  # of the others, control/test_NAME.py shows that they learn
 DENSITIES = [name for name, module in METHODS.items() if module.startswith("ptheta.density.")]
 REAL = ["rnade"]  # densities of real vectors: finite numbers are fine, and log p may be above zero
 BINARY = [name for name in DENSITIES if name not in REAL]
@@ -66,7 +88,13 @@ every_binary_density = pytest.mark.parametrize("name", BINARY)
 
 
 def settings(name: str) -> dict:
-    return {**DEFAULT, **SETTINGS.get(name, {})}
+    return {**({} if name in CONTROL else DEFAULT), **SETTINGS.get(name, {})}
+
+
+def units(name: str, updates: int) -> int:
+    """What --steps counts, after so many updates."""
+    first, more = UNITS.get(name, (1, 1))
+    return first + (updates - 1) * more
 
 
 def module(name: str):
@@ -76,7 +104,16 @@ def module(name: str):
 def train(name: str, out: Path, **options) -> Run:
     """A short run on one thread; the same for the same seed."""
     return ptheta.train(
-        name, out=str(out), **{**settings(name), "steps": STEPS, "eval_every": 10, "threads": 1, **options}
+        name,
+        out=str(out),
+        **{
+            "steps": units(name, STEPS),
+            "eval_every": units(name, 10),
+            "threads": 1,
+            **({"eval_size": 2} if name in CONTROL else {}),
+            **settings(name),
+            **options,
+        },
     )
 
 
@@ -115,7 +152,8 @@ def learner(request):
     def make(name: str, updates: int = 3):
         chosen = settings(name)
         data = module(name).Method.open_data(chosen.pop("data"), chosen.pop("size", 28), 0.5)
-        method = module(name).Method(module(name).Config(**chosen), data, 0, detect("cpu", "fp32", 1), STEPS)
+        config, steps = module(name).Config(**chosen), units(name, STEPS)
+        method = module(name).Method(config, data, 0, detect("cpu", "fp32", 1), steps)
         for _, batch in zip(range(updates), method.batches(0, 0, 1)):
             method.update(batch)
         return method, data
@@ -126,7 +164,7 @@ def learner(request):
 # ---------------------------------------------------------------- training
 
 
-@every_method
+@pytest.mark.parametrize("name", LEARNED)
 def test_the_declared_figure_improves(name, runs):
     method = module(name).Method
     assert (
@@ -162,7 +200,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(name, runs, tmp_path, monkeypatch):
         patch.setattr(method, "update", interrupted)
         with pytest.raises(Interrupted) as stopped:
             train(name, tmp_path / "run")
-    assert stopped.value.step == STOP
+    assert stopped.value.step == units(name, STOP)
     assert results(train(name, tmp_path / "run", resume=True)) == results(runs(name))
 
 
@@ -181,7 +219,7 @@ def test_measuring_and_drawing_change_nothing(name, learner):
     before = snapshot()
     assert before[0] and before[1]
     for split in data.splits:
-        watched.evaluate(data, split, 20)
+        watched.evaluate(data, split, 2 if name in CONTROL else 20)
     watched.pictures()
     after = snapshot()
     assert before[0].keys() == after[0].keys() and all(torch.equal(before[0][k], after[0][k]) for k in before[0])
@@ -237,8 +275,8 @@ def test_an_unknown_field_is_refused_with_the_nearest_one(name, tmp_path):
         wrong = field + "q"
         with pytest.raises(UsageError, match=f"field '{wrong}' is unknown; .* Did you mean '{field}'"):
             module(name).Config.from_dict({wrong: 1})
-    with pytest.raises(UsageError, match="is unknown; .* Did you mean 'learning_rate'"):
-        ptheta.train(name, learning_rat=0.1, out=str(tmp_path / "run"))
+    with pytest.raises(UsageError, match="is unknown; .* Did you mean 'precision'"):
+        ptheta.train(name, precisio=0.1, out=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_contract import DENSITIES, settings, threads, train  # noqa: F401
+from test_contract import CONTROL, DENSITIES, settings, threads, train  # noqa: F401
 
 from ptheta.engine.run import Run
 from ptheta.methods import METHODS
 
 CASES = {  # (method, settings besides)
-    **{name: (name, {} if name in DENSITIES else {"learning_rate": 0.001}) for name in METHODS},
+    **{name: (name, {} if name in DENSITIES else {"learning_rate": 0.001}) for name in METHODS if name not in CONTROL},
     "deeplab": ("deeplab", {"learning_rate": 0.0001}),  # of its gradient, see segmentation/test_two_processes.py
     "made-dropout": ("made", {"dropout": 0.3}),
 }

@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ptheta.control.envs import Spaces, actions_for
+from ptheta.control.flattening import rows
 from ptheta.control.normalisers import CLIP, Moments
 from ptheta.control.policies import Categorical, Gaussian, Given
+from ptheta.control.spaces import Spaces, actions_for
 from ptheta.data.order import generator
-from ptheta.engine.errors import InputError
 from ptheta.engine.pretrained import Pretrained
 from ptheta.nets.mlp import MLP
 from ptheta.nets.pixels import Pixels
@@ -45,7 +45,7 @@ class Actor(Pretrained):
 
     def frozen(self) -> Any:
         r"""A function s → \hat s by the moments of now, for a loop that asks often."""
-        if self.spaces.pixels or self.moments.count == 0:
+        if self.spaces.pixels or self.moments.count == 0:  # as `normalised` would do it then
             return lambda s: s
         mean, rate = self.moments.scale()
         return lambda s: ((s - mean) * rate).clamp_(-CLIP, CLIP)
@@ -60,22 +60,17 @@ class Actor(Pretrained):
 
     @torch.no_grad()
     def act(self, observation: Any, deterministic: bool = True, seed: int = 0) -> Any:
-        """Eq. (1): the environment's action for an observation (n,), or an array of actions for rows (b, n).
+        """Eq. (1): the environment's action for an observation, or an array of them for rows (b, …).
 
-        Raises InputError for another shape, or values that are not finite."""
-        s = torch.as_tensor(np.asarray(observation))
-        shape, n = self.spaces.observation, len(self.spaces.observation)
-        if tuple(s.shape[s.dim() - n :]) != shape or s.dim() > n + 1:
-            sizes = ", ".join(map(str, shape))
-            raise InputError(f"the observation has shape {tuple(s.shape)}; allowed: ({sizes}) or rows of it.")
-        if s.is_floating_point() and not torch.isfinite(s).all():
-            raise InputError("the observation holds values that are not finite; mend the environment.")
+        observation: As the environment gives it, or as methods of this room see it (`flattening`).
+        seed: Of the draw: another for each step.
+        Raises InputError for another shape, values that are not finite, and pictures that are not bytes."""
+        given, one = rows(self.spaces.given, self.spaces.observation, observation)
         device = self.moments.mean.device
-        rows = self.normalised((s if s.dim() > n else s[None]).to(device, s.dtype if self.spaces.pixels else None))
-        rows = rows if self.spaces.pixels else rows.float()
-        a = self.decide(rows) if deterministic else self.draw(rows, generator(seed, 0, "act", device))
+        s = self.normalised(torch.from_numpy(given).to(device))
+        a = self.decide(s) if deterministic else self.draw(s, generator(seed, 0, "act", device))
         done = self._actions(a.cpu().numpy())
-        return done if s.dim() > n else done[0]
+        return done[0] if one else np.asarray(done)
 
 
 def body(

@@ -20,82 +20,45 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import inspect
+import os
+import traceback
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ptheta.control.ids import imported, made, quieten, shown, told
 from ptheta.control.snapshots import of_environment, restore, savable
-from ptheta.engine.errors import InputError, UsageError, unknown
+from ptheta.control.spaces import Spaces, actions_for, spaces_of
+from ptheta.engine.errors import InputError, UsageError
 
-INSTALL = "pip install 'ptheta[control]'"
-GRIDWORLD = "ptheta/GridWorld-v0"
-
-
-@dataclass(frozen=True)
-class Spaces:
-    """What is observed and what can be done."""
-
-    observation: tuple[int, ...]
-    """(n,), or (C, H, W) of pictures."""
-    actions: int | None
-    """How many there are, or None if they are vectors."""
-    low: tuple[float, ...] = ()
-    """Bounds of each component of a vector."""
-    high: tuple[float, ...] = ()
-    first: int = 0
-    """What the environment calls its first action."""
-
-    @property
-    def pixels(self) -> bool:
-        return len(self.observation) == 3
-
-    @property
-    def components(self) -> int:
-        """m."""
-        return len(self.low)
-
-    @property
-    def bounded(self) -> bool:
-        return bool(self.low) and bool(np.isfinite(self.low).all() and np.isfinite(self.high).all())
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: no infinities."""
-        bounds = {name: [b if np.isfinite(b) else None for b in getattr(self, name)] for name in ("low", "high")}
-        return {**asdict(self), **bounds, "observation": list(self.observation)}
-
-    @classmethod
-    def from_dict(cls, d: dict[str, Any]) -> Spaces:
-        low, high = (
-            tuple(sign * np.inf if b is None else float(b) for b in d[name])
-            for name, sign in (("low", -1), ("high", 1))
-        )
-        return cls(tuple(d["observation"]), d["actions"], low, high, d["first"])
-
-    def describe(self) -> str:
-        does = f"{self.actions} actions" if self.actions else f"actions of {self.components} numbers"
-        return f"observations {'×'.join(map(str, self.observation))}, {does}"
+LONGEST = 100_000  # steps of an episode that is wanted whole
+OLD = "it is of the old gym: port it to gymnasium 1.x"
 
 
 class Environment:
-    """An environment by its gymnasium id, or by a function that makes it: what methods of this room learn from.
+    """An environment by its gymnasium id, or by a function or class that makes it: what methods of this room learn
+    from. Of a function, `render_mode` is a parameter of its own, if it has one.
 
     Raises UsageError for an id that does not exist, InputError for one that cannot be made or does not keep to
     gymnasium's interface.
     """
 
+    flattened = False  # whether a wrapper of gymnasium's flattens what it observes
     splits = ("valid", "test")  # episodes to judge by, of other seeds than those that are learned from
 
     def __init__(self, spec: Any, render_mode: str | None = None):
-        self.spec, self.render_mode = spec, render_mode
+        if not isinstance(spec, str) and not callable(spec):
+            what = f"{shown(repr(spec))} is no environment"
+            raise UsageError(f"{what}; allowed: an id of gymnasium, or a function or class that makes one.")
+        self.spec: Any = spec
+        self.render_mode = render_mode
         self.name = spec if isinstance(spec, str) else getattr(spec, "__name__", type(spec).__name__)
-        first = self.make()
-        self.spaces = spaces_of(self.name, first)
-        self.savable = savable(first)
-        first.close()
+        with contextlib.closing(self.make()) as first:
+            bare = first.env if self.flattened else first
+            self.spaces: Spaces = spaces_of(self.name, first, bare.observation_space if self.flattened else None)
+            self.savable = savable(first)
         self.n = int(np.prod(self.spaces.observation))
         self.origin = f"{self.name}, {self.spaces.describe()}"
 
@@ -106,92 +69,41 @@ class Environment:
     def make(self) -> Any:
         """One copy."""
         gymnasium = imported()
-        if not isinstance(self.spec, str):
-            env = self.spec()
-            if not isinstance(env, gymnasium.Env):
-                raise InputError(f"{self.name} makes a {type(env).__name__}; allowed: a gymnasium.Env.")
-        else:
-            env = self._of_id(gymnasium)
+        env = made(self.spec, self.render_mode) if isinstance(self.spec, str) else self._called()
+        if not isinstance(env, gymnasium.Env):
+            raise InputError(f"{self.name} makes a {type(env).__name__}; allowed: a gymnasium.Env.")
         kinds = (gymnasium.spaces.Dict, gymnasium.spaces.Tuple, gymnasium.spaces.Discrete,
                  gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary)  # fmt: skip
-        if isinstance(getattr(env, "observation_space", None), kinds):
-            env = gymnasium.wrappers.FlattenObservation(env)
+        space: Any = getattr(env, "observation_space", None)
+        self.flattened = isinstance(space, kinds) and space.is_np_flattenable
+        return gymnasium.wrappers.FlattenObservation(env) if self.flattened else env
+
+    def _called(self) -> Any:
+        quieten(self.spec)
+        try:
+            mode = self.render_mode
+            env = self.spec(render_mode=mode) if mode and _takes_render_mode(self.spec) else self.spec()
+        except (InputError, UsageError):
+            raise
+        except Exception as error:  # of the user's own code: it stays in sight as the cause
+            raise InputError(f"{self.name} cannot be made: {told(error)}{_place(error)}.") from error
+        if mode and getattr(env, "render_mode", None) != mode:
+            raise InputError(f"{self.name} draws nothing ({mode}); give it a parameter render_mode that it passes on.")
         return env
 
-    def _of_id(self, gymnasium: Any) -> Any:
-        error = gymnasium.error
-        quieten(gymnasium.registry.get(self.spec))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return gymnasium.make(self.spec, render_mode=self.render_mode, disable_env_checker=True)
-        except (error.NameNotFound, error.NamespaceNotFound, error.VersionNotFound, error.UnregisteredEnv, error.Error,
-                ImportError) as reason:  # fmt: skip
-            missing = isinstance(reason, error.DependencyNotInstalled | ImportError)
-            if not missing and self.spec not in gymnasium.registry and ":" not in self.spec:
-                raise _unknown_id(self.spec, gymnasium) from reason
-            fix = f" Try: {INSTALL}" if missing else ""
-            raise InputError(f"{self.spec} cannot be made: {' '.join(str(reason).split())}.{fix}") from reason
 
-
-def quieten(entry: Any) -> None:
-    """Of gymnasium's MuJoCo: that a model's file is of an older style, which the engine would print for every copy and
-    write into a file in the working directory."""
-    if entry is None or not str(entry.entry_point).startswith("gymnasium.envs.mujoco"):
-        return
-    with contextlib.suppress(ImportError):  # `make` will say so
-        importlib.import_module("mujoco").set_mju_user_warning(lambda message: None)
-
-
-def _unknown_id(spec: str, gymnasium: Any) -> UsageError:
-    newest: dict[str, int] = {}
-    for one in gymnasium.registry.values():
-        newest[one.name] = max(newest.get(one.name, 0), one.version or 0)
-    ours = ("CartPole", "Pendulum", "Acrobot", "MountainCar", "HalfCheetah", "Hopper", "Walker2d", "Swimmer")
-    said = unknown("environment", spec, gymnasium.registry)
-    near = str(said).split("Did you mean ")[1].rstrip("?. ") if "Did you mean" in str(said) else None
-    hint = f" Did you mean {near}?" if near else ""
-    some = ", ".join(f"{name}-v{newest[name]}" for name in ours if name in newest)
-    return UsageError(f"environment {spec!r} is unknown; allowed: any id of gymnasium, as {some}, {GRIDWORLD}.{hint}")
-
-
-def imported() -> Any:
-    """gymnasium, with the grid world registered, or InputError."""
+def _takes_render_mode(make: Any) -> bool:
     try:
-        import gymnasium
-    except ImportError as error:
-        raise InputError(f"environments need gymnasium, which is not installed. Try: {INSTALL}") from error
-    if GRIDWORLD not in gymnasium.registry:
-        gymnasium.register(
-            GRIDWORLD, "ptheta.control.gridworld_environment:GridWorldEnvironment", max_episode_steps=100
-        )
-    return gymnasium
+        parameters = inspect.signature(make).parameters.values()
+    except ValueError:  # of what is not written in Python
+        return False
+    return any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def spaces_of(name: str, env: Any) -> Spaces:
-    """The spaces of an environment, or InputError for those that no method here can take."""
-    gymnasium = imported()
-    seen: Any = getattr(env, "observation_space", None)
-    done: Any = getattr(env, "action_space", None)
-    if not isinstance(seen, gymnasium.Space) or not isinstance(done, gymnasium.Space):
-        raise InputError(f"{name} has no gymnasium spaces; it may be of the old gym: port it to gymnasium 1.x.")
-    if not isinstance(seen, gymnasium.spaces.Box):
-        raise InputError(f"{name} has observations of {type(seen).__name__}; allowed: Box, or what can be flattened.")
-    shape = tuple(seen.shape)
-    if len(shape) == 3 and seen.dtype == np.uint8:
-        observation = (shape[2], *shape[:2]) if shape[2] in (1, 3, 4) else shape
-    else:
-        observation = (int(np.prod(shape)),)
-    if isinstance(done, gymnasium.spaces.Discrete):
-        return Spaces(observation, int(done.n), first=int(done.start))
-    if not isinstance(done, gymnasium.spaces.Box) or len(done.shape) != 1:
-        raise InputError(f"{name} has actions of {done}; allowed: Discrete, or a Box of one dimension.")
-    low, high = (tuple(float(b) for b in bounds) for bounds in (done.low, done.high))
-    if np.isinf(low).all() and np.isinf(high).all():
-        low, high = (-np.inf,) * len(low), (np.inf,) * len(high)
-    elif not (np.isfinite(low).all() and np.isfinite(high).all() and np.less(low, high).all()):
-        raise InputError(f"{name} has actions from {low} to {high}; allowed: finite, low below high, or no bounds.")
-    return Spaces(observation, None, low, high)
+def _place(error: Exception) -> str:
+    """Where an exception was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({os.path.basename(last.filename)}:{last.lineno})"
 
 
 @dataclass
@@ -219,7 +131,7 @@ class Envs:
         self.steps = [getattr(env, "step") for env in self.envs]  # noqa: B009 (bound once)
         self.to_action = actions_for(self.spaces)
         self.shape = tuple(self.envs[0].observation_space.shape)
-        self.moved = self.shape != self.spaces.observation and self.spaces.pixels
+        self.moved = "picture" in (self.spaces.given or {})
         self.dtype = np.uint8 if self.spaces.pixels else np.float32
         self.taken = 0  # steps of each
         self.resets = 0
@@ -230,71 +142,117 @@ class Envs:
         return len(self.envs)
 
     def reset(self) -> None:
-        """Begin anew, with seeds that no reset before had."""
+        """Begin anew, each with a seed of (seed, stream, how many resets there were, e)."""
         self.observations = np.zeros((len(self), *self.spaces.observation), self.dtype)
-        for e, env in enumerate(self.envs):
-            key = hashlib.blake2b(f"{self.seed}/{self.stream}/{self.resets}/{e}".encode(), digest_size=4).digest()
-            self._put(self.observations, e, self._first(env, seed=int.from_bytes(key, "little") >> 1))
         self.returns, self.lengths = np.zeros(len(self)), np.zeros(len(self), np.int64)
+        for e in range(len(self)):
+            key = hashlib.blake2b(f"{self.seed}/{self.stream}/{self.resets}/{e}".encode(), digest_size=4).digest()
+            self._begin(self.observations, e, seed=int.from_bytes(key, "little") >> 1)
         self.resets += 1
 
     def step(self, actions: np.ndarray, going: np.ndarray | None = None) -> Step:
         """One step of each, or of those that are `going` (E,): the others stay where they are, without reward.
 
-        Raises InputError for what is not finite or of another shape."""
+        Raises InputError for what is not finite or of another shape, for what an environment raises, and, where only
+        some are going, for an episode that does not end."""
         E = len(self.envs)
         after = np.empty_like(self.observations) if going is None else self.observations.copy()
         rewards, terminated, truncated = np.zeros(E), np.zeros(E, bool), np.zeros(E, bool)
         ended_with: dict[int, np.ndarray] = {}
         done = self.to_action(actions)
         for e in range(E) if going is None else np.flatnonzero(going).tolist():
-            said = self.steps[e](done[e])
+            try:
+                said = self.steps[e](done[e])
+            except (InputError, UsageError):
+                raise
+            except Exception as error:
+                raise self._raised(e, "a step", error) from error
             try:
                 o, rewards[e], over, cut, _ = said
-            except ValueError as error:
-                raise self._bad(e, f"gives {len(said)} values for a step; allowed: the 5 of gymnasium 1.x") from error
+                if over or cut:
+                    terminated[e], truncated[e] = over, not over
+            except (TypeError, ValueError) as error:
+                raise self._misshapen(e, said) from error
             self._put(after, e, o)
             if over or cut:
-                terminated[e], truncated[e] = over, not over
                 ended_with[e] = after[e].copy()
+        if not np.isfinite(rewards).all():
+            e = int(np.argmin(np.isfinite(rewards)))
+            raise self._bad(e, "gives a reward that is not finite", actions)
+        if self.dtype != np.uint8 and not np.isfinite(after).all():
+            e = int(np.argmin(np.isfinite(after.reshape(E, -1)).all(1)))
+            raise self._bad(e, "gives an observation that is not finite", actions)
         self.returns += rewards
         self.lengths += 1 if going is None else going
-        if not np.isfinite(rewards).all():
-            raise self._bad(int(np.argmin(np.isfinite(rewards))), "gives a reward that is not finite")
-        if self.dtype != np.uint8 and not np.isfinite(after).all():
-            flat = np.isfinite(after.reshape(E, -1)).all(1)
-            raise self._bad(int(np.argmin(flat)), "gives an observation that is not finite")
         for e in ended_with:
             self.finished.append((e, float(self.returns[e]), int(self.lengths[e])))
             self.returns[e], self.lengths[e] = 0.0, 0
-            self._put(after, e, self._first(self.envs[e]))
+            self._begin(after, e)
+        if going is not None and self.lengths.max() >= LONGEST:
+            raise InputError(
+                f"an episode of {self.environment.name} has not ended after {LONGEST:,} steps; give it a time limit, "
+                "as gymnasium.wrappers.TimeLimit does."
+            )
         self.taken += 1
         self.observations = after
         return Step(after, rewards.astype(np.float32), terminated, truncated, ended_with)
 
-    def _first(self, env: Any, **options: Any) -> Any:
-        said = env.reset(**options)
+    def _begin(self, rows: np.ndarray, e: int, **options: Any) -> None:
+        """An episode's first observation."""
+        try:
+            said = self.envs[e].reset(**options)
+        except (InputError, UsageError):
+            raise
+        except Exception as error:
+            raise self._raised(e, "a reset", error) from error
         if not isinstance(said, tuple) or len(said) != 2:
-            raise InputError(
-                f"{self.environment.name} resets to a {type(said).__name__}, not to (observation, info); it is of the "
-                "old gym: port it to gymnasium 1.x."
-            )
-        return said[0]
+            what = f"{len(said)} values" if isinstance(said, tuple) else f"a {type(said).__name__}"
+            raise InputError(f"{self.environment.name} resets to {what}, not to (observation, info); {OLD}.")
+        self._put(rows, e, said[0])
+        if self.dtype != np.uint8 and not np.isfinite(rows[e]).all():
+            raise self._bad(e, "gives, at a reset, an observation that is not finite")
 
     def _put(self, rows: np.ndarray, e: int, o: Any) -> None:
-        if getattr(o, "shape", None) != self.shape:
-            o = np.asarray(o)
-            if o.shape != self.shape:
-                raise self._bad(e, f"gives an observation of shape {o.shape}; its space has {self.shape}")
-        if self.moved:
-            o = np.moveaxis(o, 2, 0)
-        rows[e] = o if o.shape == rows.shape[1:] else o.reshape(rows.shape[1:])
+        try:
+            if getattr(o, "shape", None) != self.shape:
+                o = np.asarray(o)
+                if o.shape != self.shape:
+                    raise self._bad(e, f"gives an observation of shape {o.shape}; its space has {self.shape}")
+            if self.moved:
+                o = np.moveaxis(o, 2, 0)
+            rows[e] = o if o.shape == rows.shape[1:] else o.reshape(rows.shape[1:])
+        except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise self._bad(e, f"gives a {type(o).__name__} that is no observation of numbers") from error
 
-    def _bad(self, e: int, what: str) -> InputError:
-        return InputError(
-            f"{self.environment.name} {what} (copy {e}, its step {self.taken + 1:,}, step {self.lengths[e] + 1:,} of "
-            "the episode); mend the environment. Checkpoints before it are kept."
-        )
+    def _bad(self, e: int, what: str, actions: np.ndarray | None = None) -> InputError:
+        mend = "mend the environment"
+        if actions is not None and not np.isfinite(actions[e]).all():
+            what, mend = f"{what}, after an action that is not finite either", "a smaller learning rate may help"
+        return InputError(f"{self.environment.name} {what} ({self._when(e)}); {mend}. Checkpoints before it are kept.")
+
+    def _misshapen(self, e: int, said: Any) -> InputError:
+        """Of what is no observation, reward, terminated, truncated, info."""
+        count = len(said) if isinstance(said, tuple | list) else 1
+        if count == 4:
+            return InputError(f"{self.environment.name} gives 4 values for a step, not the 5 of gymnasium; {OLD}.")
+        what = f"{count} values for a step; allowed: 5" if count != 5 else "a reward or a flag that is no number"
+        return self._bad(e, f"gives {what}")
+
+    def _raised(self, e: int, doing: str, error: Exception) -> InputError:
+        """What an environment raised, in one line; it stays in sight as the cause."""
+        text = str(error)
+        if isinstance(error, TypeError) and "keyword argument 'seed'" in text:
+            return InputError(f"{self.environment.name} takes no seed at a reset; {OLD}.")
+        within = traceback.extract_tb(error.__traceback__)[-1].filename.split(os.sep)
+        if isinstance(error, TypeError | ValueError) and "unpack" in text and "gymnasium" in within:  # its wrappers
+            return InputError(f"{self.environment.name} does not give what gymnasium wants of {doing} ({text}); {OLD}.")
+        what = f"raises in {doing} {told(error)}{_place(error)}"
+        return InputError(f"{self.environment.name} {what}; {self._when(e)}. Checkpoints before it are kept.")
+
+    def _when(self, e: int) -> str:
+        return f"copy {e}, its step {self.taken + 1:,}, step {self.lengths[e] + 1:,} of the episode"
 
     def close(self) -> None:
         for env in self.envs:
@@ -328,15 +286,3 @@ class Envs:
             restore(env, state["envs"][str(e)])
         self.observations = state["observations"].numpy().copy()
         self.returns, self.lengths = state["returns"].numpy().copy(), state["lengths"].numpy().copy()
-
-
-def actions_for(spaces: Spaces) -> Callable[[np.ndarray], Any]:
-    """Actions of a policy as an environment takes them."""
-    if spaces.actions is not None:
-        first = spaces.first
-        return lambda a: (a + first).tolist() if first else a.tolist()
-    if not spaces.bounded:
-        return lambda a: a
-    low, high = np.array(spaces.low, np.float32), np.array(spaces.high, np.float32)
-    middle, half = (low + high) / 2, (high - low) / 2
-    return lambda a: np.clip(middle + half * a, low, high)

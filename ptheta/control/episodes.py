@@ -8,6 +8,7 @@ that two policies are judged on the same beginnings, however many episodes are l
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +33,15 @@ def judged(model: Actor, environment: Environment, split: str, episodes: int) ->
     returns, lengths = torch.zeros(episodes), torch.zeros(episodes)
     normalised = model.frozen()
     for first in range(0, episodes, AT_ONCE):
-        envs = Envs(environment, min(AT_ONCE, episodes - first), first, split)
-        going = np.ones(len(envs), bool)
-        while going.any():
-            s = normalised(torch.from_numpy(envs.observations).to(device))
-            step = envs.step(model.decide(s).cpu().numpy(), going)
-            for e in step.ended_with:
-                going[e] = False
-        for e, total, length in envs.finished:
-            returns[first + e], lengths[first + e] = total, length
-        envs.close()
+        with contextlib.closing(Envs(environment, min(AT_ONCE, episodes - first), first, split)) as envs:
+            going = np.ones(len(envs), bool)
+            while going.any():
+                s = normalised(torch.from_numpy(envs.observations).to(device))
+                step = envs.step(model.decide(s).cpu().numpy(), going)
+                for e in step.ended_with:
+                    going[e] = False
+            for e, total, length in envs.finished:
+                returns[first + e], lengths[first + e] = total, length
     return returns, lengths
 
 
@@ -53,18 +53,17 @@ def figures(returns: Tensor, lengths: Tensor) -> dict[str, Estimate]:
 @torch.inference_mode()
 def trace(model: Actor, environment: Environment, split: str = "valid", limit: int = 1000) -> dict[str, Any]:
     """What was observed, done and paid in one episode."""
-    envs = Envs(environment, 1, 0, split)
     said: dict[str, list[Any]] = {"observations": [], "actions": [], "rewards": []}
     normalised, device = model.frozen(), model.moments.mean.device
-    for _ in range(limit):
-        a = model.decide(normalised(torch.from_numpy(envs.observations).to(device))).cpu().numpy()
-        said["observations"].append(envs.observations[0].reshape(-1)[:8])
-        step = envs.step(a)
-        said["actions"].append(np.atleast_1d(a[0])[:8])
-        said["rewards"].append(step.rewards[0])
-        if step.ended_with:
-            break
-    envs.close()
+    with contextlib.closing(Envs(environment, 1, 0, split)) as envs:
+        for _ in range(limit):
+            a = model.decide(normalised(torch.from_numpy(envs.observations).to(device))).cpu().numpy()
+            said["observations"].append(envs.observations[0].reshape(-1)[:8])
+            step = envs.step(a)
+            said["actions"].append(np.atleast_1d(a[0])[:8])
+            said["rewards"].append(step.rewards[0])
+            if step.ended_with:
+                break
     return {name: np.array(values) for name, values in said.items()}
 
 

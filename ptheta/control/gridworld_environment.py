@@ -12,10 +12,13 @@ import gymnasium
 import numpy as np
 
 from ptheta.control.gridworld import ACTIONS, GridWorld, book
+from ptheta.engine.errors import UsageError
 
 
 class GridWorldEnvironment(gymnasium.Env):
-    """world: default the book's 5 × 5. start: row and column of the first state (default: drawn)."""
+    """world: default the book's 5 × 5. start: row and column of the first state (default: drawn).
+
+    Raises UsageError for a start outside of the world."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
 
@@ -23,6 +26,9 @@ class GridWorldEnvironment(gymnasium.Env):
         self, world: GridWorld | None = None, start: tuple[int, int] | None = None, render_mode: str | None = None
     ):
         self.world, self.start, self.render_mode = world or book(), start, render_mode
+        if start is not None and not (0 <= start[0] < self.world.rows and 0 <= start[1] < self.world.columns):
+            last = (self.world.rows - 1, self.world.columns - 1)
+            raise UsageError(f"start = {start} is outside of the world; allowed: (0, 0) to {last}.")
         self.observation_space = gymnasium.spaces.Discrete(self.world.states)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))
         self.state = 0
@@ -36,6 +42,8 @@ class GridWorldEnvironment(gymnasium.Env):
         return self.state, {}
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        if not 0 <= action < len(ACTIONS):
+            raise UsageError(f"action {action} is impossible; allowed: 0 to {len(ACTIONS) - 1}: {', '.join(ACTIONS)}.")
         self.state, reward = self.world.step(self.state, int(action))
         return self.state, reward, False, False, {}
 

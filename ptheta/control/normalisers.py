@@ -27,7 +27,7 @@ CLIP = 10.0
 
 
 class Moments(nn.Module):
-    """Eqs. (1) and (2) of vectors, in float64. Without updates it leaves them as they are."""
+    """Eq. (1) of vectors, in float64, and eq. (2). Before the first update it leaves them as they are, unclipped."""
 
     count: Tensor
     mean: Tensor
@@ -60,6 +60,8 @@ class Moments(nn.Module):
 
     def forward(self, s: Tensor) -> Tensor:
         """Eq. (2)."""
+        if self.count == 0:
+            return s
         mean, rate = self.scale()
         return ((s - mean) * rate).clamp(-CLIP, CLIP)
 
@@ -74,14 +76,14 @@ class Returns(nn.Module):
         self.moments = Moments()
         self.register_buffer("R", torch.zeros(envs, dtype=torch.float64))
 
-    def update(self, rewards: Float[Tensor, "T E"], ended: Tensor, gamma: float) -> None:
-        """With T steps; `ended` (T, E) is true where an episode was over."""
+    def update(self, rewards: Float[Tensor, "T E"], ended: Tensor, gamma: float, alive: Tensor | None = None) -> None:
+        """With T steps; `ended` (T, E) is true where an episode was over, `alive` where there was a step at all."""
         seen = torch.empty_like(rewards, dtype=torch.float64)
         for t in range(len(rewards)):
             self.R.mul_(gamma).add_(rewards[t])
             seen[t] = self.R
             self.R.masked_fill_(ended[t], 0)
-        self.moments.update(seen.flatten())
+        self.moments.update(seen.flatten() if alive is None else seen[alive])
 
     def forward(self, rewards: Tensor) -> Tensor:
         """Rewards by eq. (3)."""

@@ -92,6 +92,8 @@ def collect(envs: Envs, T: int, draw: Draw, device: torch.device) -> Rollout:
 def collect_episodes(envs: Envs, draw: Draw, device: torch.device) -> Rollout:
     """One episode of each environment, from its beginning: none is left out for being long."""
     E = len(envs)
+    if envs.lengths.any():  # amid an episode
+        envs.reset()
     s, rewards, terminated, truncated, actions, alive, cut, cut_with = [], [], [], [], [], [], [], []
     going = np.ones(E, bool)
     with torch.inference_mode():

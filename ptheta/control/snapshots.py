@@ -28,8 +28,8 @@ WRAPPERS = {"TimeLimit", "OrderEnforcing", "PassiveEnvChecker", "FlattenObservat
 def savable(env: Any) -> bool:
     """Whether the state of an environment is known here."""
     while hasattr(env, "env"):
-        if type(env).__name__ not in WRAPPERS:
-            return False
+        if type(env).__name__ not in WRAPPERS or not type(env).__module__.startswith("gymnasium.wrappers."):
+            return False  # a class of somebody else may remember anything
         env = env.env
     return _is_mujoco(env) or type(env).__module__.startswith((CLASSIC, OURS))
 

@@ -29,7 +29,8 @@ critic that is fitted to A + V by least squares after the policy's step.
 | s, a, A | (N,) | N = T E steps of a rollout |
 | g, x | (n,) | of the policy's parameters alone; its σ is among them |
 
-Differs from the paper: a critic and generalised advantages in place of sums of rewards (as in the authors' next paper);
+Differs from the paper: δ falls linearly, as steps of a constant size would go on where samples show nothing but noise
+(Swimmer, once learned, was unlearned by them: docs/control.md); a critic and generalised advantages in place of sums of rewards (as in the authors' next paper);
 products with F use every `fisher_every`-th state (the paper: a tenth).
 
 Expected: `ptheta train trpo --data CartPole-v1` reaches a return of 475 and more within 100,000 steps.
@@ -63,7 +64,9 @@ class Config(OnPolicyConfig):
     lam: Annotated[float, Between(0, 1)] = 0.95
     """λ of the advantages."""
     delta: Annotated[float, Between(0, open=True)] = 0.01
-    """δ, nats."""
+    """δ at first, nats."""
+    anneal: bool = True
+    """Whether δ falls to zero by the last step."""
     damping: Annotated[float, Between(0)] = 0.1
     """c, which is added to the diagonal of F."""
     conjugate: Annotated[int, Between(1)] = 10
@@ -145,7 +148,7 @@ class Method(OnPolicy):
     steps = 100_000
 
     def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:
-        return {"value": torch.optim.Adam(self.model.value.parameters(), self.config.critic_rate)}
+        return {"value": torch.optim.Adam(self.model.value.parameters(), self.config.critic_rate, fused=True)}
 
     def improve(self, batch: Rollout, s: Tensor, rewards: Tensor) -> dict[str, Tensor]:
         c, model = self.config, self.model
@@ -153,8 +156,9 @@ class Method(OnPolicy):
         A = advantages(batch.steps(V, cut, rewards), V[:-1], c.gamma, c.lam)
         R = (A + V[:-1]).flatten()
         states, actions = s[:-1].flatten(0, 1), batch.actions.flatten(0, 1)
+        delta = c.delta * max(0.01, 1 - self.taken / self.total) if c.anneal else c.delta
         done = trust_region_step(
-            model.policy, states, actions, standardised(A).flatten(), c.delta, c.damping, c.conjugate, c.fisher_every,
+            model.policy, states, actions, standardised(A).flatten(), delta, c.damping, c.conjugate, c.fisher_every,
             c.backtrack, c.tries,
         )  # fmt: skip
         critic = self.fit_critic(states, R)

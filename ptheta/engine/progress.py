@@ -52,7 +52,7 @@ class Progress:
         rate = (step - self.start) / max(1e-9, self.spoke - self.began)
         if rate <= 0:
             return
-        left = (self.total - step) / rate
+        left = max(0, self.total - step) / rate  # the last update may go beyond
         parts = [f"{step:,}/{self.total:,} {self.unit}", f"{rate:.3g}/s", f"{clock(left)} left", *self.notes.values()]
         print("  ".join(parts), file=sys.stderr, flush=True)
 

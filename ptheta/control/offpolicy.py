@@ -1,0 +1,163 @@
+r"""Learning from a replay: what every method does that learns more than once from what was lived through.
+
+A step of E environments goes into the replay (`replay`), and then the method learns from `updates` minibatches of it.
+Until `warmup` transitions are there, actions are drawn at random and nothing is learned. --steps counts steps of all
+environments, the warm-up included.
+
+Randomness is keyed by (seed, iteration); the replay and the environments are part of a checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptheta.control.envs import Environment, Envs
+from ptheta.control.learning import Control
+from ptheta.control.replay import Replay, Transitions
+from ptheta.data.order import generator
+from ptheta.engine import checkpoint
+from ptheta.engine.hardware import Hardware
+from ptheta.engine.method import Between, Config
+
+
+@dataclass(frozen=True)
+class OffPolicyConfig(Config):
+    """Hyperparameters of the experience."""
+
+    envs: Annotated[int, Between(1, 4096)] = 1
+    """E, environments that are stepped together."""
+    gamma: Annotated[float, Between(0, 1)] = 0.99
+    """γ."""
+    replay: Annotated[int, Between(1)] = 1_000_000
+    """N, transitions that are kept."""
+    warmup: Annotated[int, Between(1)] = 1_000
+    """Transitions by random actions before anything is learned."""
+    updates: Annotated[int, Between(0)] = 1
+    """Minibatches after each step of the environments."""
+    batch_size: Annotated[int, Between(1)] = 256
+    """Transitions in a minibatch."""
+
+
+class OffPolicy(Control):
+    """A subclass builds its model and `optimizers` in `build`, and has `explore` and `learn`."""
+
+    optimizers: dict[str, torch.optim.Optimizer]
+
+    def __init__(self, config: Any, data: Environment, seed: int, hardware: Hardware, steps: int):
+        self.begin(config, data, seed, hardware, steps)
+        self.build()
+        self.targets: nn.Module = copy.deepcopy(self.model).requires_grad_(False)
+        self.envs = Envs(data, config.envs, seed)
+        self.replay = Replay(min(config.replay, max(steps, config.warmup) + config.envs), data.spaces, hardware.device)
+
+    def build(self) -> None:
+        """`self.model` on its device, and `self.optimizers`. Raises UsageError for spaces that it cannot take."""
+        raise NotImplementedError
+
+    def explore(self, s: Tensor, g: torch.Generator) -> Tensor:
+        """Actions for raw observations (E, …), with noise."""
+        raise NotImplementedError
+
+    def learn(self, batch: Transitions) -> dict[str, Tensor]:
+        """The paper's rule, once; 0-d tensors, `loss` among them."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------ the loop
+
+    def batches(self, start: int, rank: int, world: int) -> Iterator[int]:
+        """How many transitions have been added to the replay."""
+        while True:
+            added = self.experience()
+            while self.replay.size < min(self.config.warmup, self.replay.capacity):
+                added += self.experience()
+            yield added
+
+    @torch.no_grad()
+    def experience(self) -> int:
+        """One step of each environment."""
+        g = generator(self.seed, self.envs.taken, "actions", self.hardware.device)
+        s = torch.from_numpy(self.envs.observations).to(self.hardware.device)
+        if self.replay.size < self.config.warmup:
+            a = self.at_random(g)
+        else:
+            a = self.explore(s, g)
+        step = self.envs.step(a.cpu().numpy())
+        after = step.observations
+        if step.ended_with:
+            after = after.copy()
+            for e, last in step.ended_with.items():
+                after[e] = last
+            self.finished([(total, length) for _, total, length in self.envs.finished])
+            self.envs.finished.clear()
+        device = self.hardware.device
+        rows = (torch.from_numpy(x).to(device) for x in (step.rewards, np.ascontiguousarray(after), step.terminated))
+        self.replay.add(Transitions(s, a, *rows))
+        self.ended(step.ended_with)
+        return len(self.envs)
+
+    def ended(self, environments: Any) -> None:
+        """A chance to forget what belonged to these episodes."""
+
+    def at_random(self, g: torch.Generator) -> Tensor:
+        """Actions (E,) or (E, m), all alike."""
+        spaces, E, device = self.data.spaces, len(self.envs), self.hardware.device
+        if spaces.actions:
+            return torch.randint(spaces.actions, (E,), generator=g, device=device)
+        return 2 * torch.rand(E, spaces.components, generator=g, device=device) - 1
+
+    def update(self, batch: int) -> dict[str, Tensor]:
+        """`updates` times `learn`; the mean of what it tells."""
+        g = generator(self.seed, self.step, "replay", self.hardware.device)
+        told: dict[str, Tensor] = {"loss": torch.zeros((), device=self.hardware.device)}
+        for k in range(self.config.updates):
+            found = self.learn(self.replay.draw(self.config.batch_size, g))
+            told = found if k == 0 else {name: told[name] + value for name, value in found.items()}
+        self.step += 1
+        self.taken += batch
+        means = {name: value / max(1, self.config.updates) for name, value in told.items()}
+        return {**means, **self.finished([]), "units": torch.tensor(batch)}
+
+    # ------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step, "taken": self.taken, "recent": self.recent,
+            "model": self.model.state_dict(), "targets": self.targets.state_dict(),
+            "envs": self.envs.state_dict(), "replay": self.replay.state_dict(),
+            "optimizers": {
+                name: checkpoint.optimizer_state(self.model, optimizer) for name, optimizer in self.optimizers.items()
+            },
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.taken, self.recent = state["step"], state["taken"], state["recent"]
+        self.model.load_state_dict(state["model"])
+        self.targets.load_state_dict(state["targets"])
+        self.envs.load_state_dict(state["envs"])
+        self.replay.load_state_dict(state["replay"])
+        for name, optimizer in self.optimizers.items():
+            checkpoint.load_optimizer_state(self.model, optimizer, state.get("optimizers", {}).get(name, {}))
+
+
+@torch.no_grad()
+def follow(targets: nn.Module, model: nn.Module, tau: float) -> None:
+    """θ' ← θ' + τ (θ − θ')."""
+    torch._foreach_lerp_(list(targets.parameters()), list(model.parameters()), tau)
+
+
+def uphill(policy: nn.Module, Q: Callable[[Tensor, Tensor], Tensor], s: Tensor) -> Tensor:
+    r"""The deterministic policy gradient (`ddpg`, eq. (1)), negative as optimisers want it, into the gradients of the
+    policy's parameters and of no others: -\frac{1}{b} \sum ∇_θ μ_θ(s) ∇_a Q(s, a) |_{a = μ_θ(s)}. Returns the mean of
+    Q."""
+    parameters = list(policy.parameters())
+    value = Q(s, policy(s)).float().mean()
+    for p, g in zip(parameters, torch.autograd.grad(-value, parameters)):
+        p.grad = g
+    return value
