@@ -61,7 +61,7 @@ $(VENV)/.made:
 	  $(PYTHON) -m venv --clear $(VENV); fi
 	@touch $@
 
-$(VENV)/.core: WHAT := .
+$(VENV)/.core: WHAT := .[control]
 $(VENV)/.dev: WHAT := .[dev]
 $(VENV)/.bench: WHAT := .[dev,bench]
 $(VENV)/.core $(VENV)/.dev $(VENV)/.bench: $(VENV)/.made pyproject.toml requirements/tested.txt

@@ -15,11 +15,14 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta tour                         learn digits and scenes, write an illustrated page (start here)
   ptheta list                         the methods
   ptheta train METHOD [options]       learn; `ptheta train METHOD --help` lists the options
+  ptheta train METHOD --seeds 0-9     several seeds at once, each a process of its own
+  ptheta compare RUN... [--figure F] [--threshold X] [--json]   seeds and methods side by side, with intervals, drawn
   ptheta evaluate RUN [--split S] [--data D] [--json]   `ptheta evaluate RUN --help` tells more, by what RUN learned
   ptheta sample RUN [--count N] [--y CLASS] [--seed S] [--out FILE]
   ptheta complete RUN [--data D] [--split S] [--count N] [--hide H] [--particles P] [--seed S] [--out FILE]
   ptheta embed RUN [--data D] [--split S] [--out FILE]
   ptheta predict RUN PICTURES [--out FOLDER] [--size S]   a label for every pixel, as palette images and overlays
+  ptheta play RUN [--episodes N] [--video FILE.gif|FILE.mp4] [--env ID]   a policy acts: returns, and a film of it
   ptheta neighbours RUN IMAGE [--k K] the pictures that an encoder finds nearest
   ptheta supervision RUN              supervised, unsupervised, self-supervised: what each is told and learns
   ptheta ladder [--data D]            tables, fvsbn, one MLP a conditional, nade: parameters, nats, seconds
@@ -80,7 +83,7 @@ def run(argv: list[str]) -> int:
         return 0
     commands = {
         "list": list_methods, "train": train, **{name: use(name) for _, names in USES.values() for name in names},
-        "rivals": rivals, "ablation": ablation, "doctor": doctor, "tour": tour,
+        "rivals": rivals, "ablation": ablation, "compare": compare, "doctor": doctor, "tour": tour,
     }  # fmt: skip
     if command in commands:
         return commands[command](rest) or 0
@@ -121,6 +124,7 @@ def train(argv: list[str]) -> int:
 
     from ptheta import api
     from ptheta.engine.options import Options
+    from ptheta.seeds import Several
 
     name = argv[0]
     module = api.method(name)
@@ -129,6 +133,7 @@ def train(argv: list[str]) -> int:
         [
             ("run", tyro.conf.OmitArgPrefixes[Options], Options()),
             ("method", tyro.conf.OmitArgPrefixes[module.Config], module.Config()),
+            ("several", tyro.conf.OmitArgPrefixes[Several], Several()),
         ],
     )
     description = (module.__doc__ or "").split("\n\n")[0] + f"\n\nSteps by default: {module.Method.steps:,}."
@@ -150,6 +155,10 @@ def train(argv: list[str]) -> int:
         for k, v in parsed.method.to_dict().items()
         if v != getattr(default, k) or f"--{k.replace('_', '-')}" in argv
     }
+    if parsed.several.seeds is not None:
+        from ptheta import seeds
+
+        return seeds.train(name, argv[1:], parsed.several, parsed.run, given)
 
     from ptheta.engine.fit import Interrupted
 
@@ -169,6 +178,7 @@ def summary(done: Any) -> None:
     best = min((m for m in done.metrics() if "nats" in m), key=lambda m: m["nats"], default=None)
     last = [m for m in done.metrics() if "rank_me" in m][-1:]
     labels = max((m for m in done.metrics() if "miou" in m), key=lambda m: m["miou"], default=None)
+    acted = max((m for m in done.metrics() if "return_mean" in m), key=lambda m: m["return_mean"], default=None)
     if best:
         print(f"best {best['split']} {best['nats']:.3f} ± {best.get('nats_se', 0):.3f} nats at step {best['step']:,}")
     for m in last:
@@ -180,9 +190,13 @@ def summary(done: Any) -> None:
             f"best {labels['split']} MIoU {labels['miou']:.4f}{error}   "
             f"PA {labels['pa']:.4f}   MPA {labels['mpa']:.4f} at step {labels['step']:,}"
         )
+    if acted:
+        error = f" ± {acted['return_mean_se']:.4g}" if "return_mean_se" in acted else ""
+        print(f"best {acted['split']} return {acted['return_mean']:.6g}{error} at step {acted['step']:,}")
     print(f"{done.path}", flush=True)
     uses = ("evaluate", "predict") if labels else ("embed", "evaluate") if last else ("sample", "evaluate", "complete")
-    named = {"predict": " PICTURES"}
+    uses = ("evaluate", "play") if acted else uses
+    named = {"predict": " PICTURES", "play": f" --video {done.path}/play.gif"}
     print("next: " + "   ".join(f"ptheta {use} {done.path}{named.get(use, '')}" for use in uses), file=sys.stderr)
 
 
@@ -202,6 +216,7 @@ USES = {
     "density": ("ptheta.use", ("evaluate", "sample", "complete", "embed", "anomalies")),
     "selfsup": ("ptheta.features", ("evaluate", "embed", "complete", "neighbours", "supervision")),
     "segmentation": ("ptheta.labelling", ("evaluate", "predict")),
+    "control": ("ptheta.playing", ("evaluate", "play")),
 }
 
 
@@ -230,6 +245,13 @@ def rivals(argv: list[str]) -> None:
     from ptheta import rivals as module
 
     options_of(argv, module.rivals, "rivals")
+
+
+def compare(argv: list[str]) -> None:
+    """`ptheta compare`."""
+    from ptheta import comparison
+
+    options_of(argv, comparison.compare, "compare")
 
 
 def ablation(argv: list[str]) -> None:

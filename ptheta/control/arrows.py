@@ -21,6 +21,7 @@ from ptheta.engine.errors import UsageError
 from ptheta.engine.results import save_whole, target
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ARROWS = dict(zip(ACTIONS, "↑→↓←○", strict=True))
@@ -122,39 +123,55 @@ def sign(world: GridWorld, cell: tuple[int, int], pi: Float[Tensor, " A"]) -> st
 
 def picture(world: GridWorld, pi: Float[Tensor, "S A"], found: Exact) -> Figure:
     """Left: values in colours, arrows as long as their probability. Right: the stationary distribution."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
     n, m = world.rows, world.columns
     side = min(4.5, 0.75 * max(n, m) + 0.8)
     figure = Figure(figsize=(2 * side + 2.0, side * n / max(n, m) + 0.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    few = n * m <= 100
-    light = ListedColormap(colormaps["YlGnBu"](torch.linspace(0, 0.55, 256).numpy()))  # numbers can be read on it
-    for axes, values, title in ((left, found.v, "values and policy"), (right, found.d, "where it is in the end")):
-        image = axes.imshow(values.view(n, m).numpy(), cmap=light if axes is left else "Greys")
+    for axes, image, title in (
+        (left, draw(left, world, pi, found.v), "values and policy"),
+        (right, cells_of(right, world, found.d, "Greys"), "where it is in the end"),
+    ):
         figure.colorbar(image, ax=axes, shrink=0.8)
         axes.set_title(title, fontsize=10)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for cell, colour in [(world.target, "C2"), *((cell, "C3") for cell in world.forbidden)]:
-            corner = (cell[1] - 0.46, cell[0] - 0.46)
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colour, linewidth=2))
+    return figure
+
+
+def cells_of(axes: Axes, world: GridWorld, values: Float[Tensor, " S"], colours: Any) -> Any:
+    """Numbers in colours, the target framed green and forbidden cells red."""
+    from matplotlib.patches import Rectangle
+
+    image = axes.imshow(values.view(world.rows, world.columns).numpy(), cmap=colours)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for cell, colour in [(world.target, "C2"), *((cell, "C3") for cell in world.forbidden)]:
+        corner = (cell[1] - 0.46, cell[0] - 0.46)
+        axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=colour, linewidth=2))
+    return image
+
+
+def draw(axes: Axes, world: GridWorld, pi: Float[Tensor, "S A"], v: Float[Tensor, " S"]) -> Any:
+    """Values in colours, and in numbers where there are few; arrows as long as their probability."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    light = ListedColormap(colormaps["YlGnBu"](torch.linspace(0, 0.55, 256).numpy()))  # numbers can be read on it
+    image = cells_of(axes, world, v, light)
+    m, few = world.columns, world.states <= 100
     for s in range(world.states):
         row, column = divmod(s, m)
         for (down, across), p in zip(MOVES, pi[s].tolist(), strict=True):
             if (down, across) == (0, 0):
-                left.plot(column, row, "o", color="black", fillstyle="none", markersize=9 * p if p > 0.02 else 0)
+                axes.plot(column, row, "o", color="black", fillstyle="none", markersize=9 * p if p > 0.02 else 0)
             elif p > 0.02:
-                left.annotate(
+                axes.annotate(
                     "", (column + 0.4 * p * across, row + 0.4 * p * down), (column, row),
                     arrowprops={"arrowstyle": "->", "color": "black"},
                 )  # fmt: skip
         if few:
-            left.text(column + 0.42, row + 0.4, f"{found.v[s]:.1f}", fontsize=6.5, ha="right", va="bottom")
-    return figure
+            axes.text(column + 0.42, row + 0.4, f"{v[s]:.1f}", fontsize=6.5, ha="right", va="bottom")
+    return image
 
 
 def command(argv: list[str]) -> int:

@@ -191,8 +191,8 @@ def works(backend: str) -> bool:
 def follow(env: Any) -> None:
     """Of MuJoCo: let the camera go along with what walks, over a floor without end.
 
-    Left alone, that of gymnasium 1.3 stays where it is, and a floor is left after 40 m. Only what is seen changes: in
-    the physics a plane is endless, whatever its size.
+    Left alone, that of gymnasium (1.4) stays where it is, and the floor is left after 40 m. Only what is seen changes:
+    in the physics a plane is endless, whatever its size.
     """
     core = env.unwrapped
     if not hasattr(core, "mujoco_renderer"):

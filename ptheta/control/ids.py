@@ -83,7 +83,7 @@ def quieten(spec: Any) -> None:
         return
     try:
         mujoco: Any = importlib.import_module("mujoco")
-    except ImportError:  # `made` will say so, if it is needed
+    except Exception:  # not there, or MUJOCO_GL names what is not: `made` will say so, if it is needed
         return
     if getattr(mujoco, "get_mju_user_warning", lambda: None)() is None:
         mujoco.set_mju_user_warning(_warned)

@@ -166,7 +166,7 @@ class OnPolicy(Control):
         """One iteration."""
         rewards = batch.rewards
         if self.config.normalise_rewards:
-            self.returns.update(rewards, batch.terminated | batch.truncated | ~batch.alive, self.config.gamma)
+            self.returns.update(rewards, batch.terminated | batch.truncated, self.config.gamma, batch.alive)
             rewards = self.returns(rewards)
         with torch.no_grad():
             s = self.model.normalised(batch.observations)

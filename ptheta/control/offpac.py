@@ -1,4 +1,4 @@
-r"""Off-policy actor–critic: a policy learned from what another one does.
+r"""OffPAC, off-policy actor–critic: a policy learned from what another one does.
 
 S. Zhao, "Mathematical Foundations of Reinforcement Learning", Springer 2025, algorithm 10.3.
 T. Degris, M. White and R. Sutton, "Off-Policy Actor-Critic", ICML 2012.

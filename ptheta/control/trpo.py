@@ -29,9 +29,9 @@ critic that is fitted to A + V by least squares after the policy's step.
 | s, a, A | (N,) | N = T E steps of a rollout |
 | g, x | (n,) | of the policy's parameters alone; its σ is among them |
 
-Differs from the paper: δ falls linearly, as steps of a constant size would go on where samples show nothing but noise
-(Swimmer, once learned, was unlearned by them: docs/control.md); a critic and generalised advantages in place of sums of rewards (as in the authors' next paper);
-products with F use every `fisher_every`-th state (the paper: a tenth).
+Differs from the paper: δ falls linearly, as steps of a constant size would go on where samples show nothing but noise;
+a critic and generalised advantages in place of sums of rewards (as in the authors' next paper); products with F
+use every `fisher_every`-th state (the paper: a tenth).
 
 Expected: `ptheta train trpo --data CartPole-v1` reaches a return of 475 and more within 100,000 steps.
 """

@@ -22,7 +22,7 @@ def target(source: str, out: Path | None, name: str) -> Path:
 
     if out is not None:
         path = out.with_suffix("") if out.suffix in ENDINGS else out
-        if path.name in ("", "..") or path.is_dir():
+        if path.name in ("", "..") or (path == out and path.is_dir()):
             raise UsageError(f"--out {out} is a folder; name a file in it, without ending.")
         if taken(path):
             raise UsageError(f"{taken(path)[0]} exists; name another --out.")

@@ -1,4 +1,4 @@
-"""The tour: learn from real digits and from drawn scenes, use what was learned, write an illustrated page about it."""
+"""The tour: learn from real digits, drawn scenes and reward, use what was learned, write an illustrated page of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ptheta.engine.errors import UsageError
 
 
 def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
-    """Learn digits with MADE: sample, densities, completions; learn to label scenes' pixels; write OUT/index.html.
+    """Learn digits with MADE: sample, densities, completions; label scenes' pixels; act; write OUT/index.html.
 
     Args:
         out: Folder for the page and for the runs behind it. An earlier tour's page there is replaced, its runs stay,
@@ -19,21 +19,22 @@ def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
         seed: Of everything that is drawn.
     """
     from ptheta.engine.checkpoint import write_text
-    from ptheta.tour import density, segmentation
+    from ptheta.tour import control, density, segmentation
     from ptheta.tour.page import document
 
     began = time.monotonic()
     page = out / "index.html"
     if out.exists() and any(out.iterdir()) and not (page.exists() and "ptheta tour" in page.read_text(errors="ignore")):
         raise UsageError(f"{out} holds something that is no tour; name another --out.")
-    runs, k = ("made-digits", "joint-digits", "context-scenes"), 1
-    while any((out / f"{name}-{k}").exists() for name in runs):
+    runs, k = ("made-digits", "joint-digits", "context-scenes", "gridworld", "trpo-balance", "ddpg-balance"), 1
+    while any((out / f"{name}-{k}").exists() or (out / f"{name}-{k}-1").exists() for name in runs):
         k += 1
-    made, joint, scenes = (out / f"{name}-{k}" for name in runs)
+    made, joint, scenes, world = (out / f"{name}-{k}" for name in runs[:4])
     sections = [
         density.digits(made, steps, seed),
         density.digits_with_labels(joint, max(1, steps // 2), seed),
         segmentation.scenes(scenes, max(1, 3 * steps // 4), seed),
+        *control.sections(world, out / f"balance-{k}", steps, seed),
     ]
     out.mkdir(exist_ok=True)
     seconds = time.monotonic() - began

@@ -55,7 +55,7 @@ def document(sections: list[str], seconds: float) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>ptheta tour</title><style>{STYLE}</style></head><body>
-<h1>What a machine can learn from pictures alone</h1>
+<h1>What a machine can learn</h1>
 <p class="lead">Every system here is a conditional distribution p<sub>θ</sub>(y | c).
 This page was drawn by one that has just learned.</p>
 {body}

@@ -1,0 +1,180 @@
+"""The control room: environment steps a second beside others', and returns over seeds.
+
+python benchmarks/control.py --speed --peer PYTHON   PYTHON has stable-baselines3 and sb3-contrib; all in turns, into
+                                                     benchmarks/results/control.json
+python benchmarks/control.py --limit                 what the environments alone take, and matrix products of ddpg
+python benchmarks/control.py --returns DIR           the table of docs/control.md, of the runs that are in DIR
+python benchmarks/control.py --commands              the commands that train them
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ptheta.api import method
+from ptheta.control.envs import Environment, Envs
+from ptheta.engine.hardware import detect, flushed_denormals
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "control.json"
+# name, environment, our environments, theirs, steps that are timed, Config fields of ours, wanted ratio
+CASES = [
+    ("trpo", "HalfCheetah-v5", 16, 1, 20_000, {}, 6.0),
+    ("trpo", "HalfCheetah-v5", 16, 16, 40_000, {}, 2.0),
+    ("a2c", "HalfCheetah-v5", 16, 16, 30_000, {"rollout": 5}, 1.5),
+    ("ddpg", "HalfCheetah-v5", 1, 1, 1_000, {"warmup": 100}, 1.5),
+]
+MUJOCO = "ptheta train {m} --env {e}-v5 --steps 1000000 --eval-every 50000 --gamma 0.995 --seeds 0-2"
+RUNS = {
+    **{f"trpo {e}": (MUJOCO.format(m="trpo", e=e), wanted) for e, wanted in
+       (("HalfCheetah", 3500), ("Hopper", 2000), ("Walker2d", 3000), ("InvertedPendulum", 1000), ("Swimmer", 90))},
+    **{f"a2c {e}": (MUJOCO.format(m="a2c", e=e), wanted) for e, wanted in
+       (("HalfCheetah", 1600), ("InvertedPendulum", 1000))},
+    **{f"{m} CartPole": (f"ptheta train {m} --env CartPole-v1 --seeds 0-9", 475) for m in
+       ("a2c", "trpo", "dqn", "reinforce")},
+    "ddpg Pendulum": ("ptheta train ddpg --env Pendulum-v1 --hidden 64 64 --batch-size 128 --seeds 0-4", -160),
+    "wolpertinger Pendulum": (
+        "ptheta train wolpertinger --env Pendulum-v1 --hidden 64 64 --batch-size 128 --seeds 0-4", -160),
+    "trpo Pendulum": ("ptheta train trpo --env Pendulum-v1 --steps 150000 --gamma 0.95 --seeds 0-4", -190),
+}  # fmt: skip
+
+
+def ours(name: str, env: str, envs: int, steps: int, fields: dict, threads: int) -> float:
+    """Environment steps a second of the loop of `ptheta train`, without judging and logging."""
+    module = method(name)
+    hardware = detect("cpu", "fp32", threads)
+    with flushed_denormals():
+        learner = module.Method(module.Config(envs=envs, **fields), Environment(env), 0, hardware, 1_000_000)
+        batches = learner.batches(0, 0, 1)
+        for _ in range(3):
+            learner.update(next(batches))
+        before, began = learner.taken, time.perf_counter()
+        while learner.taken - before < steps:
+            learner.update(next(batches))
+        return (learner.taken - before) / (time.perf_counter() - began)
+
+
+def theirs(python: str, name: str, env: str, envs: int, steps: int, threads: int) -> float:
+    argv = [python, str(HERE / "control_peer.py"), name, env, str(envs), str(steps), str(threads)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])["steps_per_s"]
+
+
+def speed(python: str, rounds: int, threads: int) -> list[dict]:
+    """Ours and theirs in turns; medians with the least and the greatest."""
+    rows = []
+    for name, env, mine, other, steps, fields, wanted in CASES:
+        pairs = [
+            (
+                ours(name, env, mine, steps, fields, threads),
+                theirs(python, name, env, other, max(500, steps // 4), threads),
+            )
+            for _ in range(rounds)
+        ]
+        a, b = (sorted(column) for column in zip(*pairs))
+        ratio = statistics.median(x / y for x, y in pairs)
+        said = [f"{statistics.median(v):7.0f} ({v[0]:.0f} to {v[-1]:.0f})" for v in (a, b)]
+        print(
+            f"{name:5} {env} {mine:3} envs {said[0]}   theirs, {other:2} {said[1]}   ratio {ratio:.2f}, wanted {wanted}"
+        )
+        rows.append(
+            {"name": name, "env": env, "envs": mine, "their_envs": other, "ours": a, "theirs": b, "ratio": ratio,
+             "wanted": wanted, "threads": threads}
+        )  # fmt: skip
+    return rows
+
+
+def limit(threads: int) -> dict:
+    """Steps a second of the environments alone, under random actions; float32 products of 256 × 256 by 256, GFLOP/s."""
+    torch.set_num_threads(threads)
+    found: dict = {"threads": threads}
+    for env in ("HalfCheetah-v5", "Hopper-v5", "Pendulum-v1", "CartPole-v1"):
+        envs = Envs(Environment(env), 16, 0)
+        r = np.random.RandomState(0)
+        spaces = envs.spaces
+        shape = (200, 16) if spaces.actions else (200, 16, spaces.components)
+        a = r.randint(spaces.actions, size=shape) if spaces.actions else r.uniform(-1, 1, shape).astype(np.float32)
+        gym, began = [env.step for env in envs.envs], time.perf_counter()
+        done = [envs.to_action(x) for x in a]
+        for row in done:
+            for e, step in enumerate(gym):
+                if step(row[e])[2]:
+                    envs.envs[e].reset()
+        alone = 200 * 16 / (time.perf_counter() - began)
+        began = time.perf_counter()
+        for row in a:
+            envs.step(row)
+        found[env] = {"alone": alone, "stepped_together": 200 * 16 / (time.perf_counter() - began)}
+        print(f"{env:16} {alone:9.0f} steps/s alone   {found[env]['stepped_together']:9.0f} stepped together")
+    x, y = torch.randn(2, 256, 256).unbind()
+    best = math.inf
+    for _ in range(200):
+        began = time.perf_counter()
+        x @ y
+        best = min(best, time.perf_counter() - began)
+    found["gflops"] = 2 * 256**3 / best / 1e9
+    print(f"products of 256 x 256: {found['gflops']:.0f} GFLOP/s on {threads} threads")
+    return found
+
+
+def returns(folder: Path) -> dict:
+    """Of each entry of RUNS that has runs in FOLDER/NAME-seedK or FOLDER/NAME/seedK: best and last ten evaluations."""
+    found = {}
+    for name, (command, wanted) in RUNS.items():
+        stem = name.replace(" ", "-")
+        runs = sorted(folder.glob(f"{stem}/seed*/metrics.jsonl")) + sorted(folder.glob(f"{stem}-seed*/metrics.jsonl"))
+        rows = []
+        for run in runs:
+            lines = [json.loads(line) for line in run.read_text().splitlines()]
+            values = [line["return_mean"] for line in lines if "return_mean" in line]
+            rows.append({"best": max(values), "last_ten": statistics.fmean(values[-10:]), "last": values[-1]})
+        if rows:
+            last, best = [r["last_ten"] for r in rows], [r["best"] for r in rows]
+            error = statistics.stdev(last) / len(last) ** 0.5 if len(last) > 1 else math.nan
+            print(
+                f"{name:24} {len(rows):2} seeds   last ten {statistics.fmean(last):8.1f} ± {error:6.1f}   "
+                f"best {statistics.fmean(best):8.1f}   wanted {wanted}   [{', '.join(f'{v:.0f}' for v in last)}]"
+            )
+            found[name] = {"command": command, "wanted": wanted, "seeds": rows}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--limit", action="store_true")
+    parser.add_argument("--commands", action="store_true")
+    parser.add_argument("--returns", type=Path, metavar="DIR")
+    parser.add_argument("--peer", help="a Python that has stable-baselines3 and sb3-contrib")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if chosen.commands:
+        print("\n".join(command for command, _ in RUNS.values()))
+    if chosen.limit:
+        results["limit"] = limit(chosen.threads)
+    if chosen.speed:
+        if not chosen.peer:
+            sys.exit("--speed wants --peer PYTHON, of an environment that has stable-baselines3 and sb3-contrib.")
+        results["speed"] = speed(chosen.peer, chosen.rounds, chosen.threads)
+    if chosen.returns:
+        results["returns"] = {**results.get("returns", {}), **returns(chosen.returns)}
+    if results:
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
