@@ -122,11 +122,31 @@ class Step:
     """s'_t of the environments whose episode ended."""
 
 
-class Envs:
-    """E copies of an environment in this process. Environment e is seeded by (seed, e, stream)."""
+def time_limit(env: Any) -> Any:
+    """gymnasium's wrapper that cuts episodes, where there is one."""
+    while hasattr(env, "env"):
+        if type(env).__name__ == "TimeLimit":
+            return env
+        env = env.env
+    return None
 
-    def __init__(self, environment: Environment, count: int, seed: int, stream: str = "train"):
+
+class Envs:
+    """E copies of an environment in this process. Environment e is seeded by (seed, e, stream).
+
+    first, total: These are `first` and those after it, of so many.
+    staggered: The time limit cuts the first episode of environment e after (E − e) / E of its steps. Otherwise all
+    copies of an environment that nothing but the limit ends are at the same time of their episodes for ever, and each
+    rollout of a few steps has seen one part of them alone.
+    """
+
+    def __init__(
+        self, environment: Environment, count: int, seed: int, stream: str = "train", staggered: bool = False,
+        first: int = 0, total: int | None = None,
+    ):  # fmt: skip
+        self.first, self.total = first, total or count
         self.environment, self.spaces, self.seed, self.stream = environment, environment.spaces, seed, stream
+        self.staggered = staggered
         self.envs = [environment.make() for _ in range(count)]
         self.steps = [getattr(env, "step") for env in self.envs]  # noqa: B009 (bound once)
         self.to_action = actions_for(self.spaces)
@@ -146,8 +166,12 @@ class Envs:
         self.observations = np.zeros((len(self), *self.spaces.observation), self.dtype)
         self.returns, self.lengths = np.zeros(len(self)), np.zeros(len(self), np.int64)
         for e in range(len(self)):
-            key = hashlib.blake2b(f"{self.seed}/{self.stream}/{self.resets}/{e}".encode(), digest_size=4).digest()
+            key = hashlib.blake2b(
+                f"{self.seed}/{self.stream}/{self.resets}/{self.first + e}".encode(), digest_size=4
+            ).digest()
             self._begin(self.observations, e, seed=int.from_bytes(key, "little") >> 1)
+            if self.staggered and (timer := time_limit(self.envs[e])) is not None:
+                timer._elapsed_steps = (self.first + e) * timer._max_episode_steps // self.total
         self.resets += 1
 
     def step(self, actions: np.ndarray, going: np.ndarray | None = None) -> Step:
@@ -252,7 +276,7 @@ class Envs:
         return InputError(f"{self.environment.name} {what}; {self._when(e)}. Checkpoints before it are kept.")
 
     def _when(self, e: int) -> str:
-        return f"copy {e}, its step {self.taken + 1:,}, step {self.lengths[e] + 1:,} of the episode"
+        return f"copy {self.first + e}, its step {self.taken + 1:,}, step {self.lengths[e] + 1:,} of the episode"
 
     def close(self) -> None:
         for env in self.envs:

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ptheta.control import episodes
 from ptheta.control.actors import ActorCritic
-from ptheta.control.envs import Environment, Envs
+from ptheta.control.envs import Environment
 from ptheta.control.normalisers import Returns
+from ptheta.control.processes import envs_of
 from ptheta.control.rollouts import Rollout, collect
 from ptheta.data.order import generator
 from ptheta.engine import checkpoint
@@ -127,10 +128,11 @@ class OnPolicy(Control):
     environment."""
 
     Model = ActorCritic
+    staggered = True  # `envs`; not where episodes are looked at as a whole
 
     def __init__(self, config: Any, data: Environment, seed: int, hardware: Hardware, steps: int):
         self.begin(config, data, seed, hardware, steps)
-        self.envs = Envs(data, config.envs, seed)
+        self.envs = envs_of(data, config.envs, seed, self.staggered, torch.get_num_threads())
         self.model = self.Model(
             data.name, data.spaces.to_dict(), config.hidden, config.activation, config.sigma, seed
         ).to(hardware.device)

@@ -93,6 +93,7 @@ class Method(OnPolicy):
     """Eq. (1) by Adam."""
 
     Config, Model = Config, Reinforce
+    staggered = False
     steps = 200_000
 
     def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:

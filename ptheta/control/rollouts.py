@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ptheta.control.envs import Envs
+from ptheta.control.processes import Spread
 from ptheta.control.returns import Steps
 
 Draw = Callable[[Tensor], Tensor]  # from observations (E, …) to actions
@@ -68,7 +69,7 @@ class Rollout:
         return Steps(rewards, after, self.terminated, self.truncated)
 
 
-def collect(envs: Envs, T: int, draw: Draw, device: torch.device) -> Rollout:
+def collect(envs: Envs | Spread, T: int, draw: Draw, device: torch.device) -> Rollout:
     """T steps of each environment."""
     E = len(envs)
     s = np.empty((T + 1, *envs.observations.shape), envs.dtype)
@@ -89,7 +90,7 @@ def collect(envs: Envs, T: int, draw: Draw, device: torch.device) -> Rollout:
     return _rollout(envs, s, np.stack(actions), rewards, terminated, truncated, cut, cut_with, None).to(device)
 
 
-def collect_episodes(envs: Envs, draw: Draw, device: torch.device) -> Rollout:
+def collect_episodes(envs: Envs | Spread, draw: Draw, device: torch.device) -> Rollout:
     """One episode of each environment, from its beginning: none is left out for being long."""
     E = len(envs)
     if envs.lengths.any():  # amid an episode
@@ -124,8 +125,8 @@ def _given(observations: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _rollout(
-    envs: Envs, s: np.ndarray, a: np.ndarray, rewards: np.ndarray, terminated: np.ndarray, truncated: np.ndarray,
-    cut: Any, cut_with: Any, alive: np.ndarray | None,
+    envs: Envs | Spread, s: np.ndarray, a: np.ndarray, rewards: np.ndarray, terminated: np.ndarray,
+    truncated: np.ndarray, cut: Any, cut_with: Any, alive: np.ndarray | None,
 ) -> Rollout:  # fmt: skip
     finished = [(total, length) for _, total, length in envs.finished]
     envs.finished.clear()

@@ -314,3 +314,15 @@ def test_what_is_no_environment_is_refused(what):
 def test_what_makes_no_environment_is_refused():
     with pytest.raises(InputError, match=r"makes a dict; allowed: a gymnasium\.Env\.$"):
         Environment(dict)
+
+
+def test_staggered_copies_are_at_different_times_of_their_episodes():
+    """The limit of 200 steps cuts the first episode of copy e of 4 after 200 − 50 e, and every other one after 200."""
+    envs = Envs(Environment("Pendulum-v1"), 4, 0, staggered=True)
+    ended: dict[int, list[int]] = {e: [] for e in range(4)}
+    for t in range(1, 451):
+        step = envs.step(np.zeros((4, 1), np.float32))
+        for e in step.ended_with:
+            assert step.truncated[e] and not step.terminated[e]
+            ended[e].append(t)
+    assert ended == {0: [200, 400], 1: [150, 350], 2: [100, 300], 3: [50, 250, 450]}
