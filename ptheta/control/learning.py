@@ -150,9 +150,16 @@ class OnPolicy(Control):
     # ------------------------------------------------------------ the loop
 
     def batches(self, start: int, rank: int, world: int) -> Iterator[Rollout]:
-        """Rollouts of the policy as it is."""
-        while True:
-            yield self.experience()
+        """Rollouts of the policy as it is. Until they are no longer asked for, PyTorch has one thread, unless there are
+        pictures to read: threads wait for each other longer than these networks take; `envs_of` has use for them."""
+        before = torch.get_num_threads()
+        if not self.data.spaces.pixels:
+            torch.set_num_threads(1)
+        try:
+            while True:
+                yield self.experience()
+        finally:
+            torch.set_num_threads(before)
 
     def experience(self) -> Rollout:
         """One rollout."""
