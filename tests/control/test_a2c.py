@@ -6,6 +6,7 @@ import torch
 import ptheta
 from ptheta.control import a2c
 from ptheta.control.envs import Environment
+from ptheta.engine.errors import InputError
 from ptheta.engine.hardware import detect
 
 
@@ -72,3 +73,26 @@ def test_the_probability_is_that_of_the_action_before_it_was_cut(monkeypatch):
     assert (batch.actions > 20).all()
     mean = method.model.policy.given(batch.observations[:-1].flatten(0, 1))[0]
     assert (batch.actions.flatten(0, 1) - mean).abs().mean() < 2
+
+
+def test_it_learns_the_pole(tmp_path):
+    run = ptheta.train(
+        "a2c", "CartPole-v1", out=str(tmp_path / "run"), steps=8_000, eval_every=4_000, threads=1, seed=1
+    )
+    found = [m["return_mean"] for m in run.metrics() if "return_mean" in m]
+    assert max(found) > 5 * found[0] and max(found) > 100
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    """The loss is finite, its gradient is not: it is told as the loss of that step, before it is saved."""
+    whole, count = a2c.loss, [0]
+
+    def breaks(log_pi, *rest):
+        count[0] += 1
+        return whole(log_pi, *rest) + (0 * (log_pi - log_pi.detach()).abs().sqrt().sum() if count[0] == 6 else 0)
+
+    monkeypatch.setattr(a2c, "loss", breaks)
+    with pytest.raises(InputError, match="the loss of step 192 is not finite; the checkpoint of step 128 is kept"):
+        ptheta.train(
+            "a2c", "CartPole-v1", out=str(tmp_path / "run"), steps=1_280, eval_every=64, envs=4, eval_size=1, threads=1
+        )  # fmt: skip

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -177,3 +178,29 @@ def test_it_refuses_actions_that_are_no_vectors(env, tmp_path):
     ):
         ptheta.train("ddpg", env, out=str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+class Target(gymnasium.Env):
+    """An episode of one step: −|a − s|², within bounds that are not symmetric."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 4.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(np.float32([0, 0]), np.float32([4, 4]))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.s = self.np_random.uniform(0, 4, 2).astype(np.float32)
+        return self.s, {}
+
+    def step(self, action):
+        return self.s, -float(np.square(action - self.s).sum()), True, False, {}
+
+
+def test_it_learns_where_to_act(tmp_path):
+    run = ptheta.train(
+        "ddpg", Target, out=str(tmp_path / "run"), steps=1_500, eval_every=750, eval_size=50, threads=1, hidden=(32,),
+        warmup=200, batch_size=64, learning_rate=0.003, critic_rate=0.003, sigma=0.3,
+    )  # fmt: skip
+    found = [m["return_mean"] for m in run.metrics() if "return_mean" in m]
+    assert max(found) > -0.3 > found[0] + 1
+    a = ptheta.load(run).act(np.float32([1.0, 3.0]))
+    assert np.abs(a - [1, 3]).max() < 0.6
