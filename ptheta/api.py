@@ -64,13 +64,20 @@ def str_of(data: Any) -> str:
 
 def run_method(name: str, data: Any, options: Options, given: dict[str, Any], command: str | None) -> Run:
     """Create or reopen the run, build the method, and fit it. `given`: the Config fields that the user set."""
+    from ptheta.engine.fit import fit
     from ptheta.engine.hardware import flushed_denormals
 
     with flushed_denormals():
-        return _run_method(name, data, options, given, command)
+        learner, observations, run, options, hardware = opened(name, data, options, given, command)
+        try:
+            fit(learner, observations, run, options, hardware)
+        finally:
+            run.close()
+    return run
 
 
-def _run_method(name: str, data: Any, options: Options, given: dict[str, Any], command: str | None) -> Run:
+def opened(name: str, data: Any, options: Options, given: dict[str, Any], command: str | None) -> tuple[Any, ...]:
+    """All that `fit` takes: the method, its data, its run, which is locked, options and hardware."""
     module = method(name)
     config = module.Config(**given)
     if options.env:
@@ -90,7 +97,6 @@ def _run_method(name: str, data: Any, options: Options, given: dict[str, Any], c
         data = options.data if data is None or isinstance(data, str) else data
     else:
         options, data = dataclasses.replace(options, data=spec), spec if data is None else data
-    from ptheta.engine.fit import fit
     from ptheta.engine.hardware import detect
 
     hardware = detect(options.device, options.precision, options.threads)
@@ -119,11 +125,7 @@ def _run_method(name: str, data: Any, options: Options, given: dict[str, Any], c
             f"ptheta: {name} on {options.data} ({observations.n} variables) → {out}  [{hardware.describe()}]",
             file=sys.stderr,
         )
-    try:
-        fit(learner, observations, run, options, hardware)
-    finally:
-        run.close()
-    return run
+    return learner, observations, run, options, hardware
 
 
 FREE = {"steps", "max_time", "out", "resume", "device", "threads", "keep", "patience", "save_every", "init"}

@@ -100,7 +100,7 @@ def list_methods(argv: list[str]) -> None:
         print(json.dumps(ABOUT))
         return
     for name, about in ABOUT.items():
-        print(f"{name:10} {about}")
+        print(f"{name:12} {about}")
 
 
 def only_json(command: str, argv: list[str]) -> bool:

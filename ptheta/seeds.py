@@ -29,6 +29,7 @@ from ptheta.engine.measurements import LAST, measurements, number
 from ptheta.engine.method import Between, Config
 from ptheta.engine.options import Options
 from ptheta.engine.run import Run
+from ptheta.together import ABLE
 
 MOST = 10_000
 OWN = {"--seeds": 1, "--workers": 1, "--ray": 0, "--no-ray": 0, "--out": 1, "--resume": 0, "--no-resume": 0}
@@ -39,10 +40,11 @@ class Several(Config):
     """Options of `ptheta train` that are about several seeds. Raises UsageError for impossible values."""
 
     seeds: str | None = None
-    """Train these seeds, such as 0-9 or 0-4,7, each as a process of its own; --out is the folder of their runs
-    (default: runs/METHOD-DATA-seeds, numbered when it exists)."""
+    """Train these seeds, such as 0-9 or 0-4,7, each as a process of its own, those of ddpg as one batch of networks;
+    --out is the folder of their runs (default: runs/METHOD-DATA-seeds, numbered when it exists)."""
     workers: Annotated[int | None, Between(1)] = None
-    """Seeds that are trained at the same time (default: as many as there are CPU cores, of --threads each)."""
+    """Seeds that are trained at the same time, as processes (default: as many as there are CPU cores, of --threads
+    each)."""
     ray: bool = False
     """Train the seeds on the CPUs of a Ray cluster whose machines share this folder."""
 
@@ -96,8 +98,13 @@ def train(name: str, argv: list[str], several: Several, options: Options, given:
     waiting = sum(job.state == "waiting" for job in jobs)
     done = f", {len(jobs) - waiting} of them done" if waiting < len(jobs) else ""
     at_once = f", {min(workers, waiting)} at once" if waiting else ""
+    if name in ABLE and waiting > 1 and not (several.workers or several.ray):
+        at_once = ", as one batch of networks"
     print(f"ptheta: {name}, {len(jobs)} seeds{done}{at_once} → {folder}", file=sys.stderr)
-    signum = work(jobs, workers, begin, Status(jobs, workers))
+    if name in ABLE and waiting > 1 and not (several.workers or several.ray):
+        signum = side_by_side(name, argv, [job for job in jobs if job.state == "waiting"], options, given, cores)
+    else:
+        signum = work(jobs, workers, begin, Status(jobs, workers))
     of = {s: [str(j.seed) for j in jobs if j.state == s] for s in ("done", "failed", "stopped", "waiting")}
     if signum and (of["stopped"] or of["waiting"]):
         more = [*([] if options.out else ["--out", str(folder)]), *([] if options.resume else ["--resume"])]
@@ -113,6 +120,31 @@ def train(name: str, argv: list[str], several: Several, options: Options, given:
     if of["done"]:
         print(f"next: ptheta compare {folder}", file=sys.stderr)
     return 1 if of["failed"] else 0
+
+
+def side_by_side(
+    name: str, argv: list[str], jobs: list[Job], options: Options, given: dict[str, Any], cores: int
+) -> int:
+    """Train all seeds in this process (`ptheta.together`): the signal that stopped it, or 0."""
+    from ptheta import api, together
+    from ptheta.engine.fit import Interrupted
+
+    own = dataclasses.replace(options, threads=options.threads or cores, resume=False)
+    rest = without(argv)
+    commands = {
+        job.seed: (job.path, api.shell(["train", name, *rest, "--seed", str(job.seed), "--out", str(job.path)]))
+        for job in jobs
+    }
+    try:
+        done = together.train(name, None, own, given, commands, options.resume)
+    except Interrupted as stop:
+        for job in jobs:
+            job.state = "stopped"
+        return stop.signum
+    for job in jobs:
+        end = done[job.seed]
+        job.state, job.note = ("failed", str(end)) if isinstance(end, Exception) else ("done", "")
+    return 0
 
 
 # ---------------------------------------------------------------- the seeds, and what would hinder them all

@@ -114,15 +114,22 @@ class OffPolicy(Control):
 
     def update(self, batch: int) -> dict[str, Tensor]:
         """`updates` times `learn`; the mean of what it tells."""
-        g = generator(self.seed, self.step, "replay", self.hardware.device)
-        told: dict[str, Tensor] = {"loss": torch.zeros((), device=self.hardware.device)}
-        for k in range(self.config.updates):
-            found = self.learn(self.replay.draw(self.config.batch_size, g))
-            told = found if k == 0 else {name: told[name] + value for name, value in found.items()}
+        g = self.chance()
+        return self.told(
+            batch, [self.learn(self.replay.draw(self.config.batch_size, g)) for _ in range(self.config.updates)]
+        )
+
+    def chance(self) -> torch.Generator:
+        """What minibatches of this update are drawn by."""
+        return generator(self.seed, self.step, "replay", self.hardware.device)
+
+    def told(self, batch: int, found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """An update is done: what is logged of it."""
         self.step += 1
         self.taken += batch
-        means = {name: value / max(1, self.config.updates) for name, value in told.items()}
-        return {**means, **self.finished([]), "units": torch.tensor(batch)}
+        means = {name: torch.stack([one[name] for one in found]).mean() for name in (found[0] if found else ())}
+        none = {} if found else {"loss": torch.zeros((), device=self.hardware.device)}
+        return {**none, **means, **self.finished([]), "units": torch.tensor(batch)}
 
     # ------------------------------------------------------------ state
 

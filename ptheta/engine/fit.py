@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,32 @@ class Interrupted(Exception):
 
 
 def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardware) -> None:
-    """Train `method` up to `options.steps` of its units, going on from the newest checkpoint if there is one.
+    """Train `method`: `fitting`, with its own update for each batch."""
+    with stop_signals() as received:
+        going = fitting(method, data, run, options, hardware, received)
+        try:
+            batch = next(going)
+            while True:
+                batch = going.send(method.update(batch))
+        except StopIteration:
+            pass
 
-    An update is one unit, or as many as it says it has used; the last one may then go beyond `steps`.
+
+def fitting(
+    method: Method, data: Any, run: Run, options: Options, hardware: Hardware, received: list[int],
+    visible: bool = True,
+) -> Generator[Any, dict[str, torch.Tensor], None]:  # fmt: skip
+    """The loop: it gives a batch and is sent what the update with it has told, so that several loops can go side by
+    side (`ptheta.together`).
+
+    It trains `method` up to `options.steps` of its units, going on from the newest checkpoint if there is one. An
+    update is one unit, or as many as it says it has used; the last one may then go beyond `steps`.
 
     Every `eval_every` steps the figure of the validation split (the training split if there is none) is measured;
     the best model so far, or the newest, as `method.keep` says, is written to `run.model`. A checkpoint is written
     then and every `save_every` seconds.
+
+    received: Signals that ask it to stop, as they arrive. visible: Whether a person sees its progress.
 
     Raises InputError on a loss that is not finite (the last good checkpoint stays) or a full disk,
     and Interrupted after Ctrl-C or SIGTERM, with everything saved.
@@ -107,15 +127,15 @@ def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardwar
     def ended() -> bool:
         return step >= steps or bool(options.patience and step - best_step >= options.patience * eval_every)
 
-    progress = Progress(step, steps, method.unit, hardware.main)
+    progress = Progress(step, steps, method.unit, hardware.main and visible)
     started = saved = time.monotonic()
-    with stop_signals() as received, progress:
+    with progress:
         if found is None:
             evaluate()
             save()
         if not ended():
             for batch in method.batches(step, hardware.rank, hardware.world):
-                logs = method.update(batch)
+                logs = yield batch
                 before, step = step, step + int(logs.pop("units", 1))
                 bad = torch.where(torch.isfinite(logs["loss"]), bad, bad.clamp(max=step))
                 for name, value in logs.items():
