@@ -41,7 +41,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ptheta.control.actors import Actor, body
-from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, uphill
+from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, full, uphill
 from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError
@@ -138,9 +138,9 @@ class Method(OffPolicy):
         c, model = self.config, self.model
         with torch.no_grad(), self.hardware.autocast():
             after = self.targets.Q(batch.after, self.targets.policy(batch.after))  # pyright: ignore
-        y = goal(batch.r, batch.terminated, after.float(), c.gamma)
+        y = goal(batch.r, batch.terminated, full(after), c.gamma)
         with self.hardware.autocast():
-            loss = (model.Q(batch.s, batch.a).float() - y).square().mean()
+            loss = (full(model.Q(batch.s, batch.a)) - y).square().mean()
         self.optimizers["critic"].zero_grad()
         loss.backward()
         self.optimizers["critic"].step()

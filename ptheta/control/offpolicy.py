@@ -159,12 +159,17 @@ def follow(targets: nn.Module, model: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(targets.parameters()), list(model.parameters()), tau)
 
 
+def full(x: Tensor) -> Tensor:
+    """In float32, where it was computed in less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def uphill(policy: nn.Module, Q: Callable[[Tensor, Tensor], Tensor], s: Tensor) -> Tensor:
     r"""The deterministic policy gradient (`ddpg`, eq. (1)), negative as optimisers want it, into the gradients of the
     policy's parameters and of no others: -\frac{1}{b} \sum ∇_θ μ_θ(s) ∇_a Q(s, a) |_{a = μ_θ(s)}. Returns the mean of
     Q."""
     parameters = list(policy.parameters())
-    value = Q(s, policy(s)).float().mean()
+    value = full(Q(s, policy(s))).mean()
     for p, g in zip(parameters, torch.autograd.grad(-value, parameters)):
-        p.grad = g
+        p.grad = g.contiguous()  # Adam, fused, reads memory as it lies
     return value

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ptheta.control.offpolicy import full
 from ptheta.control.replay import Transitions
 
 
@@ -86,13 +87,13 @@ class Stacked:
         """`ddpg`, eqs. (1) to (3), of (S, b, …); the losses and the mean values."""
         c, hardware = self.config, self.methods[0].hardware
         with torch.no_grad(), hardware.autocast():
-            after = self.Q(self.targets, batch.after, self.policy(self.targets, batch.after)).float()
+            after = full(self.Q(self.targets, batch.after, self.policy(self.targets, batch.after)))
         y = batch.r + c.gamma * torch.where(batch.terminated, 0.0, after)
         with hardware.autocast():
-            loss = (self.Q(self.model, batch.s, batch.a).float() - y).square().mean(1)
+            loss = (full(self.Q(self.model, batch.s, batch.a)) - y).square().mean(1)
         self._step("critic", loss.sum())
         with hardware.autocast():
-            value = self.Q(self.model, batch.s, self.policy(self.model, batch.s)).float().mean(1)
+            value = full(self.Q(self.model, batch.s, self.policy(self.model, batch.s))).mean(1)
         self._step("policy", -value.sum())
         with torch.no_grad():
             torch._foreach_lerp_(list(self.targets.values()), list(self.model.values()), c.tau)
@@ -100,7 +101,7 @@ class Stacked:
 
     def _step(self, group: str, loss: Tensor) -> None:
         for p, g in zip(self.groups[group], torch.autograd.grad(loss, self.groups[group])):
-            p.grad = g
+            p.grad = g.contiguous()  # Adam, fused, reads memory as it lies
         self.optimizers[group].step()
 
     def policy(self, of: dict[str, Tensor], s: Float[Tensor, "S b n"]) -> Float[Tensor, "S b m"]:
