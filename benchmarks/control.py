@@ -17,12 +17,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ptheta.api import method
 from ptheta.control.envs import Environment, Envs
+from ptheta.control.stacked import Stacked
 from ptheta.engine.hardware import detect, flushed_denormals
 
 HERE = Path(__file__).parent
@@ -33,6 +35,7 @@ CASES = [
     ("trpo", "HalfCheetah-v5", 16, 16, 40_000, {}, 2.0),
     ("a2c", "HalfCheetah-v5", 16, 16, 30_000, {"rollout": 5}, 1.5),
     ("ddpg", "HalfCheetah-v5", 1, 1, 1_000, {"warmup": 100}, 1.5),
+    ("ddpg x 8", "HalfCheetah-v5", 1, 1, 2_400, {"warmup": 100}, 1.8),
 ]
 MUJOCO = "ptheta train {m} --env {e}-v5 --steps 1000000 --eval-every 50000 --gamma 0.995 --seeds 0-2"
 RUNS = {
@@ -64,6 +67,27 @@ def ours(name: str, env: str, envs: int, steps: int, fields: dict, threads: int)
         return (learner.taken - before) / (time.perf_counter() - began)
 
 
+def together(env: str, seeds: int, steps: int, fields: dict, threads: int, precision: Any = "fp32") -> float:
+    """Environment steps a second, all seeds together, of ddpg as one batch of networks."""
+    module, hardware = method("ddpg"), detect("cpu", precision, threads)
+    with flushed_denormals():
+        made = [
+            module.Method(module.Config(envs=1, **fields), Environment(env), seed, hardware, 100_000)
+            for seed in range(seeds)
+        ]
+        loops = [m.batches(0, 0, 1) for m in made]
+        batches = [next(loop) for loop in loops]
+        group = Stacked(made)
+        for _ in range(3):
+            group.update(batches)
+            batches = [next(loop) for loop in loops]
+        began = time.perf_counter()
+        for _ in range(steps // seeds):
+            group.update(batches)
+            batches = [next(loop) for loop in loops]
+        return steps // seeds * seeds / (time.perf_counter() - began)
+
+
 def theirs(python: str, name: str, env: str, envs: int, steps: int, threads: int) -> float:
     argv = [python, str(HERE / "control_peer.py"), name, env, str(envs), str(steps), str(threads)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -78,8 +102,10 @@ def speed(python: str, rounds: int, threads: int) -> list[dict]:
     for name, env, mine, other, steps, fields, wanted in CASES:
         pairs = [
             (
-                ours(name, env, mine, steps, fields, threads),
-                theirs(python, name, env, other, max(500, steps // 4), threads),
+                together(env, 8, steps, fields, threads)
+                if "x 8" in name
+                else ours(name, env, mine, steps, fields, threads),
+                theirs(python, name.split()[0], env, other, max(500, steps // 4), threads),
             )
             for _ in range(rounds)
         ]

@@ -47,7 +47,10 @@ SETTINGS = {
     "colourise": {"data": PAINTED, "size": 12, "width": 8, "batch_size": 32},
     **{name: {"data": LABELLED, "width": 8, "batch_size": 16} for name in ("context", "deeplab", "hdc")},
     "reinforce": {"data": "ptheta/GridWorld-v0", "envs": 2, "hidden": (16,)},
-    **{name: {"data": "CartPole-v1", "envs": 4, "hidden": (16,), "rollout": 8} for name in ("qac", "a2c", "trpo")},
+    **{
+        name: {"data": "CartPole-v1", "envs": 4, "hidden": (16,), "rollout": 8}
+        for name in ("qac", "a2c", "npg", "trpo")
+    },
     "offpac": {"data": "ptheta/GridWorld-v0", "envs": 4, "hidden": (), "rollout": 8},
     "dqn": {"data": "CartPole-v1", "envs": 2, "hidden": (16,), "warmup": 16, "batch_size": 32},
     **{
@@ -75,7 +78,7 @@ STEPS, STOP = 40, 17  # updates
 CONTROL = [name for name, module in METHODS.items() if module.startswith("ptheta.control.")]
 UNITS = {  # of the first update, and of each other one, where they are not updates
     "reinforce": (200, 200),
-    **dict.fromkeys(("qac", "a2c", "trpo", "offpac"), (32, 32)),
+    **dict.fromkeys(("qac", "a2c", "npg", "trpo", "offpac"), (32, 32)),
     **dict.fromkeys(("dqn", "ddpg", "wolpertinger"), (16, 2)),
 }
 LEARNED = [name for name in METHODS if name not in CONTROL]  # of the others, control/test_NAME.py shows that they learn

@@ -12,13 +12,13 @@ Randomness is keyed by (seed, iteration); the state of the environments is part 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from ptheta.control import episodes
@@ -212,9 +212,21 @@ class OnPolicy(Control):
             checkpoint.load_optimizer_state(self.model, optimizer, state.get("optimizers", {}).get(name, {}))
 
 
-def pretended(model: Any) -> Any:
-    """A copy in eval mode, for pictures."""
-    return copy.deepcopy(model).eval()
+def least_squares(
+    V: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, s: Tensor, R: Float[Tensor, " n"], epochs: int,
+    size: int, g: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """V towards R at s by minibatches of a size; the mean of (V − R)² before it."""
+    with torch.no_grad():
+        before = (V(s) - R).square().mean()
+    for _ in range(epochs):
+        order = torch.randperm(len(s), generator=g, device=s.device)
+        for rows in order.split(size):
+            loss = (V(s[rows]) - R[rows]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return before
 
 
 def clipped(parameters: Any, norm: float) -> Tensor:

@@ -46,7 +46,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ptheta.control.actors import ActorCritic
-from ptheta.control.learning import OnPolicy, OnPolicyConfig
+from ptheta.control.learning import OnPolicy, OnPolicyConfig, least_squares
 from ptheta.control.natural import conjugate_gradient, fisher_product, flat, gradient, longest, put
 from ptheta.control.policies import Categorical, Gaussian, Given
 from ptheta.control.returns import advantages, standardised
@@ -161,25 +161,12 @@ class Method(OnPolicy):
             model.policy, states, actions, standardised(A).flatten(), delta, c.damping, c.conjugate, c.fisher_every,
             c.backtrack, c.tries,
         )  # fmt: skip
-        critic = self.fit_critic(states, R)
+        g = generator(self.seed, self.step, "critic", s.device)
+        critic = least_squares(model.V, self.optimizers["value"], states, R, c.critic_epochs, c.critic_batch, g)
         return {
             "loss": critic, "improved": done.improved, "kl": done.kl, "tries": torch.tensor(float(done.tries)),
             "entropy": self.entropy(states[:1]),
         }  # fmt: skip
-
-    def fit_critic(self, s: Tensor, R: Float[Tensor, " n"]) -> Tensor:
-        """Least squares by minibatches; the mean of the loss in the last epoch."""
-        c, optimizer = self.config, self.optimizers["value"]
-        g = generator(self.seed, self.step, "critic", s.device)
-        total = (self.model.V(s) - R).square().mean().detach()
-        for _ in range(c.critic_epochs):
-            order = torch.randperm(len(s), generator=g, device=s.device)
-            for rows in order.split(c.critic_batch):
-                loss = (self.model.V(s[rows]) - R[rows]).square().mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-        return total
 
     @torch.no_grad()
     def entropy(self, s: Tensor) -> Tensor:
