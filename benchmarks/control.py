@@ -37,11 +37,11 @@ CASES = [
     ("ddpg", "HalfCheetah-v5", 1, 1, 1_000, {"warmup": 100}, 1.5),
     ("ddpg x 8", "HalfCheetah-v5", 1, 1, 2_400, {"warmup": 100}, 1.8),
 ]
-MUJOCO = "ptheta train {m} --env {e}-v5 --steps 1000000 --eval-every 50000 --gamma 0.995 --seeds 0-2"
+MUJOCO = "ptheta train {m} --env {e}-v5 --steps 1000000 --eval-every 50000 --gamma 0.999 --lam 0.98 --seeds 0-2"
 RUNS = {
     **{f"trpo {e}": (MUJOCO.format(m="trpo", e=e), wanted) for e, wanted in
        (("HalfCheetah", 3500), ("Hopper", 2000), ("Walker2d", 3000), ("InvertedPendulum", 1000), ("Swimmer", 90))},
-    **{f"a2c {e}": (MUJOCO.format(m="a2c", e=e), wanted) for e, wanted in
+    **{f"a2c {e}": (MUJOCO.format(m="a2c", e=e).replace("--gamma 0.999 --lam 0.98 ", ""), wanted) for e, wanted in
        (("HalfCheetah", 1600), ("InvertedPendulum", 1000))},
     **{f"{m} CartPole": (f"ptheta train {m} --env CartPole-v1 --seeds 0-9", 475) for m in
        ("a2c", "trpo", "dqn", "reinforce")},

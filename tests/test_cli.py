@@ -131,7 +131,7 @@ USAGE = [
     ("train wants a method first; allowed: fvsbn, nade, made", "train"),
     ("train wants a method first", "train", "--steps", "3"),
     (
-        "method 'mad' is unknown; allowed: byol, .*, made, mae, .*, vicreg, .* Did you mean 'made'",
+        "method 'mad' is unknown; allowed: .*, byol, .*, made, mae, .*, vicreg, .* Did you mean 'made'",
         "train",
         "mad",
     ),

@@ -21,7 +21,7 @@ CASES = {  # (method, settings besides)
     "made-dropout": ("made", {"dropout": 0.3}),
 }
 COUNTED = ("knn", "accuracy", "pa", "mpa", "miou", "fwiou", "dice", "kappa")
-STEPS = 20
+STEPS = 10
 
 BOTH = """
 import json, os, sys

@@ -23,7 +23,7 @@ def test_the_page_needs_nothing_from_outside(page):
 
 def test_the_page_shows_curve_samples_densities_and_completions(page):
     text = page.read_text()
-    assert text.count("<img") == 9
+    assert text.count("<img") == 12 and text.count("data:image/gif") == 2
     assert "−log p, nats" in text and "bits a pixel" in text
 
 
@@ -52,6 +52,16 @@ def test_the_scores_of_the_page_are_those_of_the_network(page):
         assert f"{100 * found[name].mean:.1f} ± {100 * found[name].standard_error:.1f}" in page.read_text()
 
 
+def test_the_returns_of_the_page_are_those_of_the_runs(page):
+    import json
+
+    for name, env in (("trpo", "CartPole-v1"), ("ddpg", "Pendulum-v1")):
+        lines = (page.parent / f"{name}-balance-1" / "metrics.jsonl").read_text().splitlines()
+        found = [m["return_mean"] for m in map(json.loads, lines) if "return_mean" in m]
+        said = f"Mean return of ten others: {max(found):.0f}; before it had learned anything, {found[0]:.0f}."
+        assert f"{env} by {name}" in page.read_text() and said in page.read_text()
+
+
 def test_the_pixel_that_is_asked_about_is_the_middle_of_the_largest_thing_found():
     import torch
 
@@ -69,11 +79,21 @@ def test_the_pixel_that_is_asked_about_is_the_middle_of_the_largest_thing_found(
     assert '"ground"' in looked_at(net, x, torch.zeros_like(said))[0].axes[0].get_title(), "of one that finds nothing"
 
 
-def test_a_second_tour_keeps_the_run_of_the_first(page):
+def test_a_second_tour_keeps_the_run_of_the_first(page, monkeypatch):
+    """Of its stops, the first is made; the others are told where to write, and do not."""
+    from ptheta.tour import control, density, segmentation
+
     before = (page.parent / "made-digits-1" / "model" / "model.safetensors").read_bytes()
+    told = []
+    for module, name in ((density, "digits_with_labels"), (segmentation, "scenes"), (control, "sections")):
+        monkeypatch.setattr(
+            module, name, lambda *where, name=name: (told.extend(where[:-2]), [name] if name == "sections" else name)[1]
+        )
     tour(page.parent, steps=20)
     assert (page.parent / "made-digits-2" / "config.json").exists()
     assert (page.parent / "made-digits-1" / "model" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in told] == ["joint-digits-2", "context-scenes-2", "gridworld-2", "balance-2"]
+    assert not any(path.exists() for path in told)
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
