@@ -96,10 +96,12 @@ def theirs(python: str, name: str, env: str, envs: int, steps: int, threads: int
     return json.loads(done.stdout.splitlines()[-1])["steps_per_s"]
 
 
-def speed(python: str, rounds: int, threads: int) -> list[dict]:
+def speed(python: str, rounds: int, threads: int, only: list[str]) -> list[dict]:
     """Ours and theirs in turns; medians with the least and the greatest."""
     rows = []
     for name, env, mine, other, steps, fields, wanted in CASES:
+        if only and name not in only:
+            continue
         pairs = [
             (
                 together(env, 8, steps, fields, threads)
@@ -184,6 +186,7 @@ def main() -> None:
     parser.add_argument("--commands", action="store_true")
     parser.add_argument("--returns", type=Path, metavar="DIR")
     parser.add_argument("--peer", help="a Python that has stable-baselines3 and sb3-contrib")
+    parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="of the cases of --speed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
@@ -195,7 +198,9 @@ def main() -> None:
     if chosen.speed:
         if not chosen.peer:
             sys.exit("--speed wants --peer PYTHON, of an environment that has stable-baselines3 and sb3-contrib.")
-        results["speed"] = speed(chosen.peer, chosen.rounds, chosen.threads)
+        rows = speed(chosen.peer, chosen.rounds, chosen.threads, chosen.only)
+        kept = {(row["name"], row["their_envs"]): row for row in results.get("speed", [])}
+        results["speed"] = list((kept | {(row["name"], row["their_envs"]): row for row in rows}).values())
     if chosen.returns:
         results["returns"] = {**results.get("returns", {}), **returns(chosen.returns)}
     if results:

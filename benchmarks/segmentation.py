@@ -32,7 +32,7 @@ ROUNDS = 7
 CONTEXT = {
     "camvid": "train context --data camvid --size 180 --width 16 --batch-size 8 --steps 800 --eval-every 200",
     "scenes": "train context --data scenes --width 16 --learning-rate 0.01 --least-scale 1 --greatest-scale 1"
-    " --colour 0 --steps 1000 --eval-every 250",
+    " --colour 0 --steps 3000 --eval-every 500",
 }
 NETWORKS: list[tuple[str, dict]] = [
     ("context", {}), ("hdc", {}), ("deeplab", {}), ("deeplab", {"width": 24, "output_stride": 16}),
