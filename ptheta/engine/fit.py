@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,7 @@ class Interrupted(Exception):
 
 def fit(method: Method, data: Any, run: Run, options: Options, hardware: Hardware) -> None:
     """Train `method`: `fitting`, with its own update for each batch."""
-    with stop_signals() as received:
-        going = fitting(method, data, run, options, hardware, received)
+    with stop_signals() as received, closing(fitting(method, data, run, options, hardware, received)) as going:
         try:
             batch = next(going)
             while True:
