@@ -38,6 +38,7 @@ from ptheta.control.learning import OnPolicy, OnPolicyConfig, clipped
 from ptheta.control.policies import Categorical, Gaussian
 from ptheta.control.rollouts import Rollout
 from ptheta.data.order import generator
+from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
 
 
@@ -71,6 +72,11 @@ class QAC(Actor):
         }  # fmt: skip
         g = self.set_up(environment, spaces, seed)
         A, m = self.spaces.actions, self.spaces.components
+        if self.spaces.pixels and not A:
+            raise UsageError(
+                f"qac takes pictures only with a number of actions to choose from; {environment} has "
+                f"{self.spaces.describe()}. Methods for it: a2c, trpo, reinforce."
+            )
         net = body(g, self.spaces, hidden, A or m, activation, 0.01)
         self.policy = Categorical(net) if A else Gaussian(net, m, sigma)
         self.critic = body(g, self.spaces, hidden, A or 1, activation, 1.0, more=m)

@@ -27,7 +27,7 @@ value that is not one of those k would have k points that are nearer. So they ar
 Differs from the paper: an exact search in a grid in place of an approximate one among any points; k is a number of
 actions and not a share; Gaussian noise on the proto-action.
 
-Expected: `ptheta train wolpertinger --data Pendulum-v1 --actions 100000` reaches what ddpg does within 20,000 steps.
+Expected: `ptheta train wolpertinger --data Pendulum-v1 --actions 100000` is to reach what ddpg does; not measured yet.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
 """QAC: with the exact q its estimate is the exact gradient; its critic's fixed point is q."""
 
+import pytest
 import torch
 from grid_samples import AFTER, WORLD, R, agrees, exact_gradient, gradients, some_theta
 
 import ptheta
 from ptheta.control import qac
 from ptheta.control.gridworld import exact, softmax
+from ptheta.control.spaces import Spaces
+from ptheta.engine.errors import UsageError
 
 THETA = some_theta(1)
 PI = softmax(THETA)
@@ -65,3 +68,12 @@ def test_the_actor_leaves_the_critic_and_learns_the_grid_world(tmp_path):
     q = torch.randn(3, requires_grad=True)
     qac.actor_loss(torch.randn(3, requires_grad=True), q).backward()
     assert q.grad is None
+
+
+def test_pictures_with_vectors_of_actions_are_refused():
+    spaces = Spaces((3, 8, 8), None, (-1.0,), (1.0,)).to_dict()
+    with pytest.raises(UsageError, match="qac takes pictures only with a number of actions .* Methods for it: a2c"):
+        qac.QAC("Game", spaces)
+    model = qac.QAC("Game", Spaces((3, 8, 8), 4).to_dict())
+    s = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    assert model.q(s, torch.tensor([0, 3])).shape == model.decide(s).shape == (2,)
