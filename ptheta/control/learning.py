@@ -73,6 +73,8 @@ class Control:
     better: Literal["lower", "higher"] = "higher"
     keep: Literal["best", "last"] = "best"
     model: Any
+    envs: Any
+    optimizers: dict[str, torch.optim.Optimizer]
 
     def begin(self, config: Any, data: Environment, seed: int, hardware: Hardware, steps: int) -> None:
         """What every constructor keeps. Raises UsageError for several processes."""
@@ -102,6 +104,22 @@ class Control:
 
     def pictures(self) -> dict[str, Figure]:
         return {"episode": episodes.drawn(self.model, self.data)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step, "taken": self.taken, "recent": self.recent,
+            "model": self.model.state_dict(), "envs": self.envs.state_dict(),
+            "optimizers": {
+                name: checkpoint.optimizer_state(self.model, optimizer) for name, optimizer in self.optimizers.items()
+            },
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.taken, self.recent = state["step"], state["taken"], state["recent"]
+        self.model.load_state_dict(state["model"])
+        self.envs.load_state_dict(state["envs"])
+        for name, optimizer in self.optimizers.items():
+            checkpoint.load_optimizer_state(self.model, optimizer, state.get("optimizers", {}).get(name, {}))
 
     def save_model(self, folder: Path) -> None:
         self.model.save_pretrained(folder, about={"data": self.data.name}, card=self.card())
@@ -195,21 +213,11 @@ class OnPolicy(Control):
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "step": self.step, "taken": self.taken, "recent": self.recent,
-            "model": self.model.state_dict(), "returns": self.returns.state_dict(), "envs": self.envs.state_dict(),
-            "optimizers": {
-                name: checkpoint.optimizer_state(self.model, optimizer) for name, optimizer in self.optimizers.items()
-            },
-        }  # fmt: skip
+        return {**super().state_dict(), "returns": self.returns.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.taken, self.recent = state["step"], state["taken"], state["recent"]
-        self.model.load_state_dict(state["model"])
+        super().load_state_dict(state)
         self.returns.load_state_dict(state["returns"])
-        self.envs.load_state_dict(state["envs"])
-        for name, optimizer in self.optimizers.items():
-            checkpoint.load_optimizer_state(self.model, optimizer, state.get("optimizers", {}).get(name, {}))
 
 
 def least_squares(

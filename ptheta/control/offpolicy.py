@@ -22,7 +22,6 @@ from ptheta.control.envs import Environment, Envs
 from ptheta.control.learning import Control
 from ptheta.control.replay import Replay, Transitions
 from ptheta.data.order import generator
-from ptheta.engine import checkpoint
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config
 
@@ -47,8 +46,6 @@ class OffPolicyConfig(Config):
 
 class OffPolicy(Control):
     """A subclass builds its model and `optimizers` in `build`, and has `explore` and `learn`."""
-
-    optimizers: dict[str, torch.optim.Optimizer]
 
     def __init__(self, config: Any, data: Environment, seed: int, hardware: Hardware, steps: int):
         self.begin(config, data, seed, hardware, steps)
@@ -134,23 +131,12 @@ class OffPolicy(Control):
     # ------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "step": self.step, "taken": self.taken, "recent": self.recent,
-            "model": self.model.state_dict(), "targets": self.targets.state_dict(),
-            "envs": self.envs.state_dict(), "replay": self.replay.state_dict(),
-            "optimizers": {
-                name: checkpoint.optimizer_state(self.model, optimizer) for name, optimizer in self.optimizers.items()
-            },
-        }  # fmt: skip
+        return {**super().state_dict(), "targets": self.targets.state_dict(), "replay": self.replay.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.taken, self.recent = state["step"], state["taken"], state["recent"]
-        self.model.load_state_dict(state["model"])
+        super().load_state_dict(state)
         self.targets.load_state_dict(state["targets"])
-        self.envs.load_state_dict(state["envs"])
         self.replay.load_state_dict(state["replay"])
-        for name, optimizer in self.optimizers.items():
-            checkpoint.load_optimizer_state(self.model, optimizer, state.get("optimizers", {}).get(name, {}))
 
 
 @torch.no_grad()
