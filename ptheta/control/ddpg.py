@@ -41,6 +41,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ptheta.control.actors import Actor, body
+from ptheta.control.learning import squares
 from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, full, uphill
 from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Transitions
@@ -140,16 +141,14 @@ class Method(OffPolicy):
             after = self.targets.Q(batch.after, self.targets.policy(batch.after))  # pyright: ignore
         y = goal(batch.r, batch.terminated, full(after), c.gamma)
         with self.hardware.autocast():
-            loss = (full(model.Q(batch.s, batch.a)) - y).square().mean()
-        self.optimizers["critic"].zero_grad()
-        loss.backward()
+            loss = squares(model.critic, torch.cat([batch.s, batch.a], 1), y)
         self.optimizers["critic"].step()
 
         with self.hardware.autocast():
             value = uphill(model.policy, model.Q, batch.s)
         self.optimizers["policy"].step()
         follow(self.targets, model, c.tau)
-        return {"loss": loss.detach(), "value": value.detach()}
+        return {"loss": loss, "value": value}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "noise": self.x}

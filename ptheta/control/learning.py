@@ -12,14 +12,14 @@ Randomness is keyed by (seed, iteration); the state of the environments is part 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptheta.control import episodes
 from ptheta.control.actors import ActorCritic
@@ -33,6 +33,7 @@ from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config, Estimate
 from ptheta.engine.pretrained import model_card
+from ptheta.nets.mlp import descended
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -221,20 +222,30 @@ class OnPolicy(Control):
 
 
 def least_squares(
-    V: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, s: Tensor, R: Float[Tensor, " n"], epochs: int,
-    size: int, g: torch.Generator,
+    value: nn.Module, optimizer: torch.optim.Optimizer, s: Tensor, R: Float[Tensor, " n"], epochs: int, size: int,
+    g: torch.Generator,
 ) -> Tensor:  # fmt: skip
     """V towards R at s by minibatches of a size; the mean of (V − R)² before it."""
     with torch.no_grad():
-        before = (V(s) - R).square().mean()
+        before = (value(s)[:, 0] - R).square().mean()
     for _ in range(epochs):
         order = torch.randperm(len(s), generator=g, device=s.device)
-        for rows in order.split(size):
-            loss = (V(s[rows]) - R[rows]).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
+        for x, goal in zip(s[order].split(size), R[order].split(size)):
+            squares(value, x, goal)
             optimizer.step()
     return before
+
+
+def squares(net: nn.Module, x: Tensor, y: Float[Tensor, " b"]) -> Tensor:
+    """The mean of (net(x) − y)², after its gradient was put into those of the net's parameters."""
+    off: list[Tensor] = []
+
+    def slope(found: Float[Tensor, "b 1"]) -> Float[Tensor, "b 1"]:
+        off.append(found - y[:, None])
+        return off[0] * (2 / len(y))
+
+    descended(net, x, slope)
+    return off[0].square().mean()
 
 
 def clipped(parameters: Any, norm: float) -> Tensor:

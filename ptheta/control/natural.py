@@ -17,6 +17,12 @@ product; c is the damping, which is added once. The longest step along x that (1
 
     β = \sqrt{ 2 δ / (x^T (F + c I) x) }                                                                         (3)
 
+With the Jacobian J of a policy's network, and the information M of the distribution whose numbers it says (`policies`),
+
+    F v = \mathbb E [ J^T M J v ]                                                                                (4)
+
+is v pushed forward through the layers, times M, and pulled back: what (2) comes to, in a third of the operations.
+
 | symbol | shape | here |
 |---|---|---|
 | θ, v, g, x | (n,) | all parameters, one after another: `flat` |
@@ -30,7 +36,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ptheta.control.policies import Categorical, Gaussian
 from ptheta.engine.errors import InputError
+from ptheta.nets.mlp import MLP, Pass
 
 Product = Callable[[Tensor], Tensor]
 
@@ -67,6 +75,26 @@ def fisher_product(kl: Tensor, parameters: Sequence[Tensor], damping: float = 0.
         if not first.requires_grad:  # KL does not depend on the parameters, or only linearly
             return damping * v
         return gradient(first @ v, parameters, retain_graph=True) + damping * v
+
+    return product
+
+
+def fisher(policy: Categorical | Gaussian, s: Tensor, damping: float = 0.0) -> Product:
+    """v → (F + c I) v of a policy at s, as long as its parameters are what they are: by eq. (4) where its network is an
+    MLP, by eq. (2) elsewhere."""
+    parameters, net = list(policy.parameters()), policy.net
+    if not isinstance(net, MLP):
+        given = policy.given(s)
+        return fisher_product(policy.kl(tuple(x.detach() for x in given), given).mean(), parameters, damping)
+    W, b = tuple(net.W), tuple(net.b)
+    done = Pass(W, b, net.activation, s)
+    own, M = policy.information(done.y)
+    sizes, k = [p.numel() for p in W + b], len(own)
+
+    def product(v: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        parts = [part.view_as(p) for part, p in zip(v[k:].split(sizes), W + b)]
+        dW, db = done.pull(M(done.push(parts[: len(W)], parts[len(W) :])) / len(s))
+        return torch.cat([own * v[:k], *(x.reshape(-1) for x in dW + db)]).add_(v, alpha=damping)
 
     return product
 

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from ptheta.control.actors import ActorCritic
 from ptheta.control.learning import OnPolicy, OnPolicyConfig, least_squares
-from ptheta.control.natural import conjugate_gradient, fisher_product, flat, gradient, put
+from ptheta.control.natural import conjugate_gradient, fisher, flat, gradient, put
 from ptheta.control.policies import Categorical, Gaussian
 from ptheta.control.returns import advantages, standardised
 from ptheta.control.rollouts import Rollout
@@ -83,9 +83,7 @@ def natural_step(
     given = policy.given(s)
     old = tuple(x.detach() for x in given)
     g = gradient((policy.log_prob(given, a) * A).mean(), parameters)
-    some = slice(None, None, fisher_every)
-    kl = policy.kl(tuple(x[some] for x in old), policy.given(s[some])).mean()
-    x = conjugate_gradient(fisher_product(kl, parameters, damping), g, conjugate)
+    x = conjugate_gradient(fisher(policy, s[::fisher_every], damping), g, conjugate)
     put(parameters, flat(p.detach() for p in parameters) + rate * x)
     with torch.no_grad():
         return policy.kl(old, policy.given(s)).mean()
@@ -111,6 +109,6 @@ class Method(OnPolicy):
         )
         g = generator(self.seed, self.step, "critic", s.device)
         critic = least_squares(
-            model.V, self.optimizers["value"], states, (A + V[:-1]).flatten(), c.critic_epochs, c.critic_batch, g
+            model.value, self.optimizers["value"], states, (A + V[:-1]).flatten(), c.critic_epochs, c.critic_batch, g
         )
         return {"loss": critic + 0 * divergence, "kl": divergence}

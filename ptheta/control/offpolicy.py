@@ -20,10 +20,12 @@ from torch import Tensor, nn
 
 from ptheta.control.envs import Environment, Envs
 from ptheta.control.learning import Control
+from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Replay, Transitions
 from ptheta.data.order import generator
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config
+from ptheta.nets.mlp import descended
 
 
 @dataclass(frozen=True)
@@ -150,12 +152,16 @@ def full(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def uphill(policy: nn.Module, Q: Callable[[Tensor, Tensor], Tensor], s: Tensor) -> Tensor:
+def uphill(policy: Deterministic, Q: Callable[[Tensor, Tensor], Tensor], s: Tensor) -> Tensor:
     r"""The deterministic policy gradient (`ddpg`, eq. (1)), negative as optimisers want it, into the gradients of the
     policy's parameters and of no others: -\frac{1}{b} \sum ∇_θ μ_θ(s) ∇_a Q(s, a) |_{a = μ_θ(s)}. Returns the mean of
     Q."""
-    parameters = list(policy.parameters())
-    value = full(Q(s, policy(s))).mean()
-    for p, g in zip(parameters, torch.autograd.grad(-value, parameters)):
-        p.grad = g.contiguous()  # Adam, fused, reads memory as it lies
-    return value
+    values = []
+
+    def slope(y: Tensor) -> Tensor:
+        y.requires_grad_()
+        values.append(full(Q(s, policy.within(y))).mean())
+        return torch.autograd.grad(-values[0], y)[0]
+
+    descended(policy.net, s, slope)
+    return values[0].detach()

@@ -15,9 +15,13 @@ Of actions that are vectors, with μ = net(s) and a deviation σ that is learned
     KL(old || π) = \sum_i [ \log (σ_i / σ_i') + (σ_i'^2 + (μ_i' − μ_i)^2) / (2 σ_i^2) − 1/2 ],
     H = \sum_i [ \log σ_i + \log \sqrt{2πe} ]                                                                     (5)
 
-where ' is of the old one. (4) keeps σ within bounds and has a gradient everywhere. An action may fall outside of what
-an environment takes: what is done is the nearest that it takes, and its probability that of the action that was drawn.
-One action for each observation, within the bounds l < h,
+where ' is of the old one. What a small change of the network's outputs y changes of KL is \frac{1}{2} dy^T M dy, with
+
+    M = diag(π) − π π^T  of z,      M = diag(1 / σ^2)  of μ                                                       (7)
+
+and of ω, 2 (∂ \log σ / ∂ω)^2 for each. (4) keeps σ within bounds and has a gradient everywhere. An action may fall
+outside of what an environment takes: what is done is the nearest that it takes, and its probability that of the action
+that was drawn. One action for each observation, within the bounds l < h,
 
     a = (l + h) / 2 + (h − l) / 2 · \tanh net(s)                                                                 (6)
 
@@ -32,6 +36,7 @@ One action for each observation, within the bounds l < h,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -70,6 +75,11 @@ class Categorical(nn.Module):
         """H, nats."""
         log_p = given[0].log_softmax(1)
         return -(log_p.exp() * log_p).sum(1)
+
+    def information(self, z: Float[Tensor, "b A"]) -> tuple[Float[Tensor, " 0"], Callable[[Tensor], Tensor]]:
+        """Eq. (7): of parameters of its own, of which there are none; and dz → M dz."""
+        p = z.softmax(1)
+        return z.new_zeros(0), lambda dz: p * (dz - (p * dz).sum(1, keepdim=True))
 
     def kl(self, old: Given, given: Given) -> Float[Tensor, " b"]:
         """KL(old || π), nats."""
@@ -113,6 +123,13 @@ class Gaussian(nn.Module):
         """H, nats."""
         return (given[1] + math.log(2 * math.pi * math.e) / 2).sum(1)
 
+    def information(self, mu: Float[Tensor, "b n"]) -> tuple[Float[Tensor, " n"], Callable[[Tensor], Tensor]]:
+        """Eq. (7): of ω; and dμ → M dμ."""
+        turned = self.omega.detach().tanh()
+        log_sigma, slope = LOW + (HIGH - LOW) * (1 + turned) / 2, (HIGH - LOW) / 2 * (1 - turned.square())
+        precision = (-2 * log_sigma).exp()
+        return 2 * slope.square(), lambda dmu: dmu * precision
+
     def kl(self, old: Given, given: Given) -> Float[Tensor, " b"]:
         """KL(old || π), nats."""
         (mu_, log_), (mu, log_sigma) = old, given
@@ -137,6 +154,10 @@ class Deterministic(nn.Module):
         self.register_buffer("low", low)
         self.register_buffer("high", high)
 
+    def within(self, y: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """a, for what the network says."""
+        return (self.low + self.high) / 2 + (self.high - self.low) / 2 * y.tanh()
+
     def forward(self, s: Tensor) -> Float[Tensor, "b n"]:
         """a."""
-        return (self.low + self.high) / 2 + (self.high - self.low) / 2 * self.net(s).tanh()
+        return self.within(self.net(s))

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ptheta.control.offpolicy import full
 from ptheta.control.replay import Transitions
+from ptheta.nets.mlp import Pass
 
 
 class Stacked:
@@ -83,25 +84,34 @@ class Stacked:
                 one.append({"loss": loss[s], "value": value[s]})
         return [m.told(batch, one) for m, batch, one in zip(self.methods, batches, found)]
 
+    @torch.no_grad()
     def learn(self, batch: Transitions) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
         """`ddpg`, eqs. (1) to (3), of (S, b, …); the losses and the mean values."""
-        c, hardware = self.config, self.methods[0].hardware
-        with torch.no_grad(), hardware.autocast():
+        c, hardware, s, m = self.config, self.methods[0].hardware, batch.s, batch.a.shape[2]
+        with hardware.autocast():
             after = full(self.Q(self.targets, batch.after, self.policy(self.targets, batch.after)))
         y = batch.r + c.gamma * torch.where(batch.terminated, 0.0, after)
         with hardware.autocast():
-            loss = (full(self.Q(self.model, batch.s, batch.a)) - y).square().mean(1)
-        self._step("critic", loss.sum())
-        with hardware.autocast():
-            value = full(self.Q(self.model, batch.s, self.policy(self.model, batch.s))).mean(1)
-        self._step("policy", -value.sum())
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.targets.values()), list(self.model.values()), c.tau)
-        return loss.detach(), value.detach()
+            critic = self.through("critic", torch.cat([s, batch.a], 2))
+            off = critic.y - y[..., None]
+            self._step("critic", critic.pull(off * (2 / s.shape[1])))
 
-    def _step(self, group: str, loss: Tensor) -> None:
-        for p, g in zip(self.groups[group], torch.autograd.grad(loss, self.groups[group])):
-            p.grad = g.contiguous()  # Adam, fused, reads memory as it lies
+            policy = self.through("policy.net", s)
+            a = policy.y.tanh()
+            critic = self.through("critic", torch.cat([s, a], 2))
+            down = critic.pull_to_x(torch.full_like(critic.y, -1 / s.shape[1]), slice(-m, None))
+            self._step("policy", policy.pull(down * (1 - a.square())))
+        torch._foreach_lerp_(list(self.targets.values()), list(self.model.values()), c.tau)
+        return off.square().mean((1, 2)), critic.y.mean((1, 2))
+
+    def through(self, name: str, x: Float[Tensor, "S b n"]) -> Pass:
+        """Eq. (1), layer after layer, and back."""
+        W, b = ([self.model[f"{name}.{part}.{i}"] for i in range(self.layers)] for part in "Wb")
+        return Pass(W, b, "relu", x)
+
+    def _step(self, group: str, gradients: tuple[list[Tensor], list[Tensor]]) -> None:
+        for p, g in zip(self.groups[group], sum(gradients, [])):
+            p.grad = g
         self.optimizers[group].step()
 
     def policy(self, of: dict[str, Tensor], s: Float[Tensor, "S b n"]) -> Float[Tensor, "S b m"]:

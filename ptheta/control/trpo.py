@@ -20,7 +20,7 @@ So an iteration solves, over samples of the old policy,
 
     \max_θ \mathbb E [ \frac{π_θ(a | s)}{π_{old}(a | s)} A(s, a) ]    s.t.   \mathbb E [ KL(π_{old} || π_θ) ] ≤ δ   (4)
 
-along the natural gradient x = F^{-1} g (`natural`, eqs. (1) to (3)): θ = θ_old + α^j β x for the first j = 0, 1, … for
+along the natural gradient x = F^{-1} g (`natural`): θ = θ_old + α^j β x for the first j = 0, 1, … for
 which the constraint holds and (4) has grown, and θ_old, bit for bit, if there is none. A is `returns`, eq. (4), by a
 critic that is fitted to A + V by least squares after the policy's step.
 
@@ -47,7 +47,7 @@ from torch import Tensor
 
 from ptheta.control.actors import ActorCritic
 from ptheta.control.learning import OnPolicy, OnPolicyConfig, least_squares
-from ptheta.control.natural import conjugate_gradient, fisher_product, flat, gradient, longest, put
+from ptheta.control.natural import conjugate_gradient, fisher, flat, gradient, longest, put
 from ptheta.control.policies import Categorical, Gaussian, Given
 from ptheta.control.returns import advantages, standardised
 from ptheta.control.rollouts import Rollout
@@ -123,9 +123,7 @@ def trust_region_step(
     log_pi = policy.log_prob(given, a)
     log_old = log_pi.detach()
     g = gradient(surrogate(log_pi, log_old, A), parameters)
-    some = slice(None, None, fisher_every)
-    kl = policy.kl(tuple(x[some] for x in old), policy.given(s[some])).mean()
-    product = fisher_product(kl, parameters, damping)
+    product = fisher(policy, s[::fisher_every], damping)
     x = conjugate_gradient(product, g, conjugate)
     beta = longest(product, x, delta)
     before, start = flat(p.detach() for p in parameters), A.mean()
@@ -162,7 +160,7 @@ class Method(OnPolicy):
             c.backtrack, c.tries,
         )  # fmt: skip
         g = generator(self.seed, self.step, "critic", s.device)
-        critic = least_squares(model.V, self.optimizers["value"], states, R, c.critic_epochs, c.critic_batch, g)
+        critic = least_squares(model.value, self.optimizers["value"], states, R, c.critic_epochs, c.critic_batch, g)
         return {
             "loss": critic, "improved": done.improved, "kl": done.kl, "tries": torch.tensor(float(done.tries)),
             "entropy": self.entropy(states[:1]),

@@ -41,6 +41,7 @@ from torch import Tensor
 
 from ptheta.control.actors import Actor, body
 from ptheta.control.envs import Environment
+from ptheta.control.learning import squares
 from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, uphill
 from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Transitions
@@ -186,12 +187,10 @@ class Method(OffPolicy):
         with torch.no_grad():
             then = slow.chosen(batch.after, slow.policy(batch.after))  # pyright: ignore
             y = batch.r + c.gamma * torch.where(batch.terminated, 0.0, slow.Q(batch.after, then))  # pyright: ignore
-        loss = (model.Q(batch.s, model.as_point(batch.a)) - y).square().mean()
-        self.optimizers["critic"].zero_grad()
-        loss.backward()
+        loss = squares(model.critic, torch.cat([batch.s, model.as_point(batch.a)], 1), y)
         self.optimizers["critic"].step()
 
         value = uphill(model.policy, model.Q, batch.s)
         self.optimizers["policy"].step()
         follow(slow, model, c.tau)
-        return {"loss": loss.detach(), "value": value.detach()}
+        return {"loss": loss, "value": value}

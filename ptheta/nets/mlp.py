@@ -2,16 +2,34 @@ r"""A multilayer perceptron as policies and values use it.
 
 A. Saxe, J. McClelland and S. Ganguli, "Exact Solutions to the Nonlinear Dynamics of Learning in Deep Linear Neural
 Networks", ICLR 2014 (orthogonal weights).
+D. Rumelhart, G. Hinton and R. Williams, "Learning Representations by Back-propagating Errors", Nature 323, 1986.
+B. Pearlmutter, "Fast Exact Multiplication by the Hessian", Neural Computation 6, 1994.
 
     h_0 = x,    h_i = f(W_i h_{i−1} + b_i),    y = W_L h_{L−1} + b_L                                             (1)
 
 W_i starts as a random orthogonal matrix (the nearest there is to one where it is not square) times a gain, √2 in the
 hidden layers, and b_i as zero.
+
+A slope g_L = ∂L/∂y is pulled back to the parameters and to x by
+
+    ∂L/∂W_i = g_i h_{i−1}^T,    ∂L/∂b_i = g_i,    g_{i−1} = f'(h_{i−1}) W_i^T g_i,    ∂L/∂x = W_1^T g_1             (2)
+
+and a direction V_i, c_i of the parameters is pushed forward to y by
+
+    t_0 = 0,    t_i = f'(h_i) (W_i t_{i−1} + V_i h_{i−1} + c_i)                                                  (3)
+
+the last without f'. `Pass` does both by these formulas: networks as small as a policy's spend most of their time
+between operations, and autograd has about three times as many. The slope f' is that of h = f(·), in terms of h.
+
+| symbol | shape | here |
+|---|---|---|
+| x, h, y, g, t | (b, n) | or (S, b, n), of S networks side by side, of which W is (S, m, n) and b (S, m) |
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -20,6 +38,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from ptheta.engine.errors import UsageError
+
+Activation = Literal["tanh", "relu"]
 
 
 def orthogonal(g: torch.Generator, rows: int, columns: int, gain: float = 1.0) -> Float[Tensor, "rows columns"]:
@@ -35,7 +55,7 @@ class MLP(nn.Module):
 
     def __init__(
         self, g: torch.Generator, inputs: int, hidden: tuple[int, ...], outputs: int,
-        activation: Literal["tanh", "relu"] = "tanh", last_gain: float = 1.0,
+        activation: Activation = "tanh", last_gain: float = 1.0,
     ):  # fmt: skip
         super().__init__()
         sizes = (inputs, *hidden, outputs)
@@ -46,7 +66,7 @@ class MLP(nn.Module):
             nn.Parameter(orthogonal(g, after, before, gain)) for before, after, gain in zip(sizes, sizes[1:], gains)
         )
         self.b = nn.ParameterList(nn.Parameter(torch.zeros(after)) for after in sizes[1:])
-        self.activation = activation
+        self.activation: Activation = activation
 
     def forward(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b m"]:
         """y."""
@@ -55,3 +75,73 @@ class MLP(nn.Module):
         for W_i, b_i in hidden:
             x = f(linear(x, W_i, b_i))
         return linear(x, W, b)
+
+
+class Pass:
+    """What (1) makes of x, kept for (2) and (3). No graph is recorded; the parameters must stay as they are meanwhile.
+    Where autocast is on it computes in its precision, and gives y and gradients in that of the parameters."""
+
+    def __init__(self, W: Sequence[Tensor], b: Sequence[Tensor], activation: Activation, x: Float[Tensor, "*b n"]):
+        self.kept = W[0].dtype
+        low = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else self.kept
+        self.W, self.h = [W_i.detach().to(low) for W_i in W], [x.to(low)]
+        *hidden, (last, c) = zip(self.W, [b_i.detach().to(low) for b_i in b])
+        self.bend, f = (_of_tanh, torch.tanh_) if activation == "tanh" else (_of_relu, torch.relu_)
+        with torch.no_grad():
+            for W_i, b_i in hidden:
+                self.h.append(f(_affine(self.h[-1], W_i, b_i)))
+            self.y: Float[Tensor, "*b m"] = _affine(self.h[-1], last, c).to(self.kept)
+
+    @torch.no_grad()
+    def pull(self, g: Float[Tensor, "*b m"]) -> tuple[list[Tensor], list[Tensor]]:
+        """Eq. (2): ∂L/∂W and ∂L/∂b, for g = ∂L/∂y."""
+        dW, db, g = [], [], g.to(self.h[0].dtype)
+        for i in range(len(self.W) - 1, -1, -1):
+            dW.append((g.mT @ self.h[i]).to(self.kept))
+            db.append(g.sum(-2, dtype=self.kept))
+            if i:
+                g = self.bend(g @ self.W[i], self.h[i])
+        return dW[::-1], db[::-1]
+
+    @torch.no_grad()
+    def pull_to_x(self, g: Float[Tensor, "*b m"], columns: slice = slice(None)) -> Float[Tensor, "*b k"]:
+        """Eq. (2): ∂L/∂x, or of some of its components."""
+        g = g.to(self.h[0].dtype)
+        for i in range(len(self.W) - 1, 0, -1):
+            g = self.bend(g @ self.W[i], self.h[i])
+        return (g @ self.W[0][..., columns]).to(self.kept)
+
+    @torch.no_grad()
+    def push(self, V: Sequence[Tensor], c: Sequence[Tensor]) -> Float[Tensor, "*b m"]:
+        """Eq. (3). Not under autocast."""
+        t = _affine(self.h[0], V[0], c[0])
+        for i in range(1, len(self.W)):
+            t = _affine(self.h[i], V[i], c[i]) + self.bend(t, self.h[i]) @ self.W[i].mT
+        return t
+
+
+def descended(net: nn.Module, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
+    """y = net(x) (b, m), without a graph, after ∂L/∂y = slope(y) was pulled back into the gradients of the net's
+    parameters: by `Pass` for an MLP, by autograd for any other."""
+    if not isinstance(net, MLP):
+        y = net(x)
+        for p, g in zip(net.parameters(), torch.autograd.grad(y, list(net.parameters()), slope(y.detach()))):
+            p.grad = g.contiguous()  # Adam, fused, reads memory as it lies
+        return y.detach()
+    W, b = tuple(net.W), tuple(net.b)
+    done = Pass(W, b, net.activation, x)
+    for p, g in zip(W + b, sum(done.pull(slope(done.y)), [])):
+        p.grad = g
+    return done.y
+
+
+def _affine(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    return torch.addmm(b, x, W.mT) if x.ndim == 2 else torch.baddbmm(b[:, None], x, W.mT)
+
+
+def _of_tanh(g: Tensor, h: Tensor) -> Tensor:
+    return torch.ops.aten.tanh_backward(g, h)
+
+
+def _of_relu(g: Tensor, h: Tensor) -> Tensor:
+    return torch.ops.aten.threshold_backward(g, h, 0)
