@@ -37,6 +37,7 @@ from ptheta.control.learning import OnPolicy, OnPolicyConfig, clipped
 from ptheta.control.returns import advantages, standardised
 from ptheta.control.rollouts import Rollout
 from ptheta.engine.method import Between
+from ptheta.nets.mlp import through
 
 
 @dataclass(frozen=True)
@@ -84,26 +85,29 @@ class Method(OnPolicy):
 
     def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
-        return {"all": torch.optim.RMSprop(self.model.parameters(), c.learning_rate, alpha=0.99, eps=1e-5)}
+        return {
+            "all": torch.optim.RMSprop(self.model.parameters(), c.learning_rate, alpha=0.99, eps=1e-5, foreach=True)
+        }
 
     def improve(self, batch: Rollout, s: Tensor, rewards: Tensor) -> dict[str, Tensor]:
-        c, model, optimizer = self.config, self.model, self.optimizers["all"]
-        T, E = rewards.shape
-        with torch.no_grad():
-            last = model.V(torch.cat([s[-1], model.normalised(batch.cut_with)]))
-        given, V = model(s[:-1].flatten(0, 1))
-        values = torch.cat([V.detach().view(T, E), last[None, :E]])
-        A = advantages(batch.steps(values, last[E:], rewards), values[:-1], c.gamma, c.lam)
+        c, policy, optimizer = self.config, self.model.policy, self.optimizers["all"]
+        (T, E), N = rewards.shape, rewards.numel()
+        actor = through(policy.net, s[:-1].flatten(0, 1))
+        critic = through(self.model.value, torch.cat([s.flatten(0, 1), self.model.normalised(batch.cut_with)]))
+        given, V = policy.said(actor.y.requires_grad_()), critic.y.requires_grad_()[:, 0]
+        values, cut = V.detach()[: N + E].view(T + 1, E), V.detach()[N + E :]
+        A = advantages(batch.steps(values, cut, rewards), values[:-1], c.gamma, c.lam)
         R = (A + values[:-1]).flatten()
         A = (standardised(A) if c.standardise else A).flatten()
-        log_pi = model.policy.log_prob(given, batch.actions.flatten(0, 1))
-        H = model.policy.entropy(given)
-        L = loss(log_pi, A, V, R, H, c.value_weight, c.entropy)
+        log_pi, H = policy.log_prob(given, batch.actions.flatten(0, 1)), policy.entropy(given)
+        L = loss(log_pi, A, V[:N], R, H, c.value_weight, c.entropy)
 
         for group in optimizer.param_groups:
             group["lr"] = c.learning_rate * max(0.0, 1 - self.taken / self.total)
         optimizer.zero_grad()
-        L.backward()
-        bad = clipped(model.parameters(), c.clip)
+        L.backward()  # to what the networks said, and to σ
+        actor.descend()
+        critic.descend()
+        bad = clipped(self.model.parameters(), c.clip)
         optimizer.step()
         return {"loss": L.detach() + bad, "entropy": H.detach().mean(), "value": V.detach().mean()}

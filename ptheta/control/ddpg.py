@@ -41,8 +41,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ptheta.control.actors import Actor, body
-from ptheta.control.learning import squares
-from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, full, uphill
+from ptheta.control.learning import full, squares
+from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, uphill
 from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError

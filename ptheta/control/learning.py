@@ -33,7 +33,7 @@ from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config, Estimate
 from ptheta.engine.pretrained import model_card
-from ptheta.nets.mlp import descended
+from ptheta.nets.mlp import through
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -238,14 +238,15 @@ def least_squares(
 
 def squares(net: nn.Module, x: Tensor, y: Float[Tensor, " b"]) -> Tensor:
     """The mean of (net(x) − y)², after its gradient was put into those of the net's parameters."""
-    off: list[Tensor] = []
+    done = through(net, x)
+    off = full(done.y) - y[:, None]
+    done.descend((off * (2 / len(y))).to(done.y.dtype))
+    return off.square().mean()
 
-    def slope(found: Float[Tensor, "b 1"]) -> Float[Tensor, "b 1"]:
-        off.append(found - y[:, None])
-        return off[0] * (2 / len(y))
 
-    descended(net, x, slope)
-    return off[0].square().mean()
+def full(x: Tensor) -> Tensor:
+    """In float32, where it was computed in less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def clipped(parameters: Any, norm: float) -> Tensor:

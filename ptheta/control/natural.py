@@ -86,7 +86,7 @@ def fisher(policy: Categorical | Gaussian, s: Tensor, damping: float = 0.0) -> P
     if not isinstance(net, MLP):
         given = policy.given(s)
         return fisher_product(policy.kl(tuple(x.detach() for x in given), given).mean(), parameters, damping)
-    W, b = tuple(net.W), tuple(net.b)
+    W, b = net.layers
     done = Pass(W, b, net.activation, s)
     own, M = policy.information(done.y)
     sizes, k = [p.numel() for p in W + b], len(own)

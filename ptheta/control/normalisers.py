@@ -78,12 +78,13 @@ class Returns(nn.Module):
 
     def update(self, rewards: Float[Tensor, "T E"], ended: Tensor, gamma: float, alive: Tensor | None = None) -> None:
         """With T steps; `ended` (T, E) is true where an episode was over, `alive` where there was a step at all."""
-        seen = torch.empty_like(rewards, dtype=torch.float64)
-        for t in range(len(rewards)):
-            self.R.mul_(gamma).add_(rewards[t])
-            seen[t] = self.R
-            self.R.masked_fill_(ended[t], 0)
-        self.moments.update(seen.flatten() if alive is None else seen[alive])
+        R, seen = self.R, []
+        for r, goes_on in zip(rewards.double().unbind(), (~ended).double().unbind()):
+            seen.append(torch.add(r, R, alpha=gamma))
+            R = seen[-1] * goes_on
+        self.R.copy_(R)
+        all_seen = torch.stack(seen)
+        self.moments.update(all_seen.flatten() if alive is None else all_seen[alive])
 
     def forward(self, rewards: Tensor) -> Tensor:
         """Rewards by eq. (3)."""

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from ptheta.control.envs import Environment, Envs
-from ptheta.control.learning import Control
+from ptheta.control.learning import Control, full
 from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Replay, Transitions
 from ptheta.data.order import generator
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config
-from ptheta.nets.mlp import descended
+from ptheta.nets.mlp import through
 
 
 @dataclass(frozen=True)
@@ -147,21 +147,12 @@ def follow(targets: nn.Module, model: nn.Module, tau: float) -> None:
     torch._foreach_lerp_(list(targets.parameters()), list(model.parameters()), tau)
 
 
-def full(x: Tensor) -> Tensor:
-    """In float32, where it was computed in less."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def uphill(policy: Deterministic, Q: Callable[[Tensor, Tensor], Tensor], s: Tensor) -> Tensor:
     r"""The deterministic policy gradient (`ddpg`, eq. (1)), negative as optimisers want it, into the gradients of the
     policy's parameters and of no others: -\frac{1}{b} \sum ∇_θ μ_θ(s) ∇_a Q(s, a) |_{a = μ_θ(s)}. Returns the mean of
     Q."""
-    values = []
-
-    def slope(y: Tensor) -> Tensor:
-        y.requires_grad_()
-        values.append(full(Q(s, policy.within(y))).mean())
-        return torch.autograd.grad(-values[0], y)[0]
-
-    descended(policy.net, s, slope)
-    return values[0].detach()
+    done = through(policy.net, s)
+    y = done.y.requires_grad_()
+    value = full(Q(s, policy.within(y))).mean()
+    done.descend(torch.autograd.grad(-value, y)[0])
+    return value.detach()

@@ -55,6 +55,10 @@ class Categorical(nn.Module):
         super().__init__()
         self.net = net
 
+    def said(self, y: Tensor) -> Given:
+        """(z,), for what the network says."""
+        return (y,)
+
     def given(self, s: Tensor) -> Given:
         """(z,)."""
         return (self.net(s),)
@@ -100,10 +104,14 @@ class Gaussian(nn.Module):
         start = math.atanh(2 * (math.log(sigma) - LOW) / (HIGH - LOW) - 1)
         self.omega = nn.Parameter(torch.full((actions,), start))
 
+    def said(self, y: Tensor) -> Given:
+        """(μ, log σ), for what the network says."""
+        middle, half = (HIGH + LOW) / 2, (HIGH - LOW) / 2
+        return y, torch.add(middle, self.omega.tanh(), alpha=half).expand_as(y)
+
     def given(self, s: Tensor) -> Given:
         """(μ, log σ)."""
-        mu = self.net(s)
-        return mu, (LOW + (HIGH - LOW) * (1 + self.omega.tanh()) / 2).expand_as(mu)
+        return self.said(self.net(s))
 
     def draw(self, given: Given, g: torch.Generator) -> Tensor:
         """An action for each row, within no bounds."""

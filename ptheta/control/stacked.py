@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ptheta.control.offpolicy import full
+from ptheta.control.learning import full
 from ptheta.control.replay import Transitions
 from ptheta.nets.mlp import Pass
 
@@ -94,13 +94,15 @@ class Stacked:
         with hardware.autocast():
             critic = self.through("critic", torch.cat([s, batch.a], 2))
             off = critic.y - y[..., None]
-            self._step("critic", critic.pull(off * (2 / s.shape[1])))
+            critic.descend(off * (2 / s.shape[1]))
+            self.optimizers["critic"].step()
 
             policy = self.through("policy.net", s)
             a = policy.y.tanh()
             critic = self.through("critic", torch.cat([s, a], 2))
             down = critic.pull_to_x(torch.full_like(critic.y, -1 / s.shape[1]), slice(-m, None))
-            self._step("policy", policy.pull(down * (1 - a.square())))
+            policy.descend(down * (1 - a.square()))
+            self.optimizers["policy"].step()
         torch._foreach_lerp_(list(self.targets.values()), list(self.model.values()), c.tau)
         return off.square().mean((1, 2)), critic.y.mean((1, 2))
 
@@ -108,11 +110,6 @@ class Stacked:
         """Eq. (1), layer after layer, and back."""
         W, b = ([self.model[f"{name}.{part}.{i}"] for i in range(self.layers)] for part in "Wb")
         return Pass(W, b, "relu", x)
-
-    def _step(self, group: str, gradients: tuple[list[Tensor], list[Tensor]]) -> None:
-        for p, g in zip(self.groups[group], sum(gradients, [])):
-            p.grad = g
-        self.optimizers[group].step()
 
     def policy(self, of: dict[str, Tensor], s: Float[Tensor, "S b n"]) -> Float[Tensor, "S b m"]:
         """μ(s)."""

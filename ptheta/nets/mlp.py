@@ -29,7 +29,7 @@ between operations, and autograd has about three times as many. The slope f' is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -68,10 +68,15 @@ class MLP(nn.Module):
         self.b = nn.ParameterList(nn.Parameter(torch.zeros(after)) for after in sizes[1:])
         self.activation: Activation = activation
 
+    @property
+    def layers(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """W_1 to W_L, and b_1 to b_L."""
+        return tuple(self.W._parameters.values()), tuple(self.b._parameters.values())  # pyright: ignore (none is None)
+
     def forward(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b m"]:
         """y."""
         f = torch.tanh if self.activation == "tanh" else relu
-        *hidden, (W, b) = zip(self.W, self.b)
+        *hidden, (W, b) = zip(*self.layers)
         for W_i, b_i in hidden:
             x = f(linear(x, W_i, b_i))
         return linear(x, W, b)
@@ -82,7 +87,7 @@ class Pass:
     Where autocast is on it computes in its precision, and gives y and gradients in that of the parameters."""
 
     def __init__(self, W: Sequence[Tensor], b: Sequence[Tensor], activation: Activation, x: Float[Tensor, "*b n"]):
-        self.W, self.h, self.kept = W, [x], W[0].dtype
+        self.parameters, self.W, self.h, self.kept = (*W, *b), W, [x], W[0].dtype
         self.bend, f = (_of_tanh, torch.tanh_) if activation == "tanh" else (_of_relu, torch.relu_)
         with torch.no_grad():
             if torch.is_autocast_enabled(x.device.type):
@@ -103,6 +108,11 @@ class Pass:
                 g = self.bend(g @ self.W[i], self.h[i])
         return dW[::-1], db[::-1]
 
+    def descend(self, g: Float[Tensor, "*b m"] | None = None) -> None:
+        """Eq. (2), into the gradients of the parameters. g: ∂L/∂y; without it, the gradient that y has."""
+        for p, found in zip(self.parameters, sum(self.pull(self.y.grad if g is None else g), [])):  # pyright: ignore
+            p.grad = found
+
     @torch.no_grad()
     def pull_to_x(self, g: Float[Tensor, "*b m"], columns: slice = slice(None)) -> Float[Tensor, "*b k"]:
         """Eq. (2): ∂L/∂x, or of some of its components."""
@@ -120,19 +130,23 @@ class Pass:
         return t
 
 
-def descended(net: nn.Module, x: Tensor, slope: Callable[[Tensor], Tensor]) -> Tensor:
-    """y = net(x) (b, m), without a graph, after ∂L/∂y = slope(y) was pulled back into the gradients of the net's
-    parameters: by `Pass` for an MLP, by autograd for any other."""
-    if not isinstance(net, MLP):
-        y = net(x)
-        for p, g in zip(net.parameters(), torch.autograd.grad(y, list(net.parameters()), slope(y.detach()))):
-            p.grad = g.contiguous()  # Adam, fused, reads memory as it lies
-        return y.detach()
-    W, b = tuple(net.W), tuple(net.b)
-    done = Pass(W, b, net.activation, x)
-    for p, g in zip(W + b, sum(done.pull(slope(done.y)), [])):
-        p.grad = g
-    return done.y
+class Recorded:
+    """The same of any other network, by autograd."""
+
+    def __init__(self, net: nn.Module, x: Tensor):
+        self.parameters, self.graph = list(net.parameters()), net(x)
+        self.y: Tensor = self.graph.detach()
+
+    def descend(self, g: Tensor | None = None) -> None:
+        """∂L/∂θ into the gradients of the parameters. g: ∂L/∂y; without it, the gradient that y has."""
+        g = self.y.grad if g is None else g
+        for p, found in zip(self.parameters, torch.autograd.grad(self.graph, self.parameters, g)):
+            p.grad = found.contiguous()  # Adam, fused, reads memory as it lies
+
+
+def through(net: nn.Module, x: Tensor) -> Pass | Recorded:
+    """net(x), and the way back."""
+    return Pass(*net.layers, net.activation, x) if isinstance(net, MLP) else Recorded(net, x)
 
 
 def _affine(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
