@@ -34,6 +34,7 @@ Expected: `ptheta train ddpg --data Pendulum-v1 --steps 10000` reached a return 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -42,7 +43,7 @@ from torch import Tensor
 
 from ptheta.control.actors import Actor, body
 from ptheta.control.learning import full, squares
-from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, uphill
+from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, sloping, uphill
 from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError
@@ -145,9 +146,9 @@ class Method(OffPolicy):
         self.optimizers["critic"].step()
 
         with self.hardware.autocast():
-            value = uphill(model.policy, model.Q, batch.s)
+            value = uphill(model.policy, partial(sloping, model.critic), batch.s)
         self.optimizers["policy"].step()
-        follow(self.targets, model, c.tau)
+        follow(*self.pairs, c.tau)
         return {"loss": loss, "value": value}
 
     def state_dict(self) -> dict[str, Any]:

@@ -128,5 +128,5 @@ class Method(OffPolicy):
         loss.backward()
         bad = clipped(model.parameters(), 10.0)
         optimizer.step()
-        follow(self.targets, model, c.tau)
+        follow(*self.pairs, c.tau)
         return {"loss": loss.detach() + bad, "value": said.detach().mean()}

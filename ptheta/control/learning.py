@@ -86,6 +86,7 @@ class Control:
             )
         self.config, self.data, self.seed, self.hardware, self.total = config, data, seed, hardware, steps
         self.taken, self.step, self.recent = 0, 0, []
+        self.means: dict[str, Tensor] = {}
 
     @staticmethod
     def open_data(spec: Any, size: int | None, threshold: float, skip_unreadable: bool = False) -> Environment:
@@ -93,11 +94,11 @@ class Control:
 
     def finished(self, ended: list[tuple[float, int]]) -> dict[str, Tensor]:
         """Episodes that ended, into the mean that is logged."""
-        self.recent = [*self.recent, *([total, length] for total, length in ended)][-RECENT:]
-        if not self.recent:
-            return {}
-        total, length = torch.tensor(self.recent, dtype=torch.float64).mean(0)
-        return {"return": total, "length": length}
+        if ended or not self.means:
+            self.recent = [*self.recent, *([total, length] for total, length in ended)][-RECENT:]
+            means = torch.tensor(self.recent, dtype=torch.float64).mean(0) if self.recent else ()
+            self.means = {name: mean for name, mean in zip(("return", "length"), means)}
+        return self.means
 
     def evaluate(self, data: Environment, split: str, limit: int | None = None) -> dict[str, Estimate]:
         """return_mean and length_mean of deterministic episodes: `episodes`, eq. (1)."""
@@ -116,7 +117,7 @@ class Control:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.step, self.taken, self.recent = state["step"], state["taken"], state["recent"]
+        self.step, self.taken, self.recent, self.means = state["step"], state["taken"], state["recent"], {}
         self.model.load_state_dict(state["model"])
         self.envs.load_state_dict(state["envs"])
         for name, optimizer in self.optimizers.items():

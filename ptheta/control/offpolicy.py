@@ -10,22 +10,23 @@ Randomness is keyed by (seed, iteration); the replay and the environments are pa
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ptheta.control.envs import Environment, Envs
-from ptheta.control.learning import Control, full
+from ptheta.control.learning import Control
 from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Replay, Transitions
 from ptheta.data.order import generator
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config
-from ptheta.nets.mlp import through
+from ptheta.nets.mlp import MLP, Pass, through
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class OffPolicy(Control):
         self.begin(config, data, seed, hardware, steps)
         self.build()
         self.targets: nn.Module = copy.deepcopy(self.model).requires_grad_(False)
+        self.pairs = list(self.targets.parameters()), list(self.model.parameters())
         self.envs = Envs(data, config.envs, seed)
         self.replay = Replay(min(config.replay, max(steps, config.warmup) + config.envs), data.spaces, hardware.device)
 
@@ -142,17 +144,24 @@ class OffPolicy(Control):
 
 
 @torch.no_grad()
-def follow(targets: nn.Module, model: nn.Module, tau: float) -> None:
+def follow(targets: Sequence[Tensor], parameters: Sequence[Tensor], tau: float) -> None:
     """θ' ← θ' + τ (θ − θ')."""
-    torch._foreach_lerp_(list(targets.parameters()), list(model.parameters()), tau)
+    torch._foreach_lerp_(list(targets), list(parameters), tau)
 
 
-def uphill(policy: Deterministic, Q: Callable[[Tensor, Tensor], Tensor], s: Tensor) -> Tensor:
+def uphill(policy: Deterministic, sloping: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], s: Tensor) -> Tensor:
     r"""The deterministic policy gradient (`ddpg`, eq. (1)), negative as optimisers want it, into the gradients of the
     policy's parameters and of no others: -\frac{1}{b} \sum ∇_θ μ_θ(s) ∇_a Q(s, a) |_{a = μ_θ(s)}. Returns the mean of
-    Q."""
-    done = through(policy.net, s)
-    y = done.y.requires_grad_()
-    value = full(Q(s, policy.within(y))).mean()
-    done.descend(torch.autograd.grad(-value, y)[0])
-    return value.detach()
+    Q.
+
+    sloping: Of s and a, Q(s, a) (b,) and ∇_a Q(s, a) (b, m)."""
+    actor = through(policy.net, s)
+    Q, slope = sloping(s, policy.within(actor.y))
+    actor.descend(policy.slope(actor.y) * slope * (-1 / len(s)))
+    return Q.mean()
+
+
+def sloping(critic: MLP, s: Tensor, a: Tensor) -> tuple[Float[Tensor, " b"], Float[Tensor, "b m"]]:
+    """Q(s, a) and ∇_a Q(s, a) of a network of s and a together."""
+    done = Pass(*critic.layers, critic.activation, torch.cat([s, a], 1))
+    return done.y[:, 0], done.pull_to_x(torch.ones_like(done.y), slice(-a.shape[1], None))

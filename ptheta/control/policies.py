@@ -166,6 +166,10 @@ class Deterministic(nn.Module):
         """a, for what the network says."""
         return (self.low + self.high) / 2 + (self.high - self.low) / 2 * y.tanh()
 
+    def slope(self, y: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
+        """∂a / ∂y of eq. (6)."""
+        return (self.high - self.low) / 2 * (1 - y.tanh().square())
+
     def forward(self, s: Tensor) -> Float[Tensor, "b n"]:
         """a."""
         return self.within(self.net(s))

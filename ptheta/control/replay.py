@@ -63,7 +63,8 @@ class Replay:
         for name in FIELDS:
             kept, x = getattr(self, name), getattr(new, name)
             kept[self.at : self.at + first] = x[:first]
-            kept[: k - first] = x[first:]
+            if first < k:
+                kept[: k - first] = x[first:]
         self.at = (self.at + k) % self.capacity
         self.size = min(self.size + k, self.capacity)
 

@@ -33,6 +33,7 @@ Expected: `ptheta train wolpertinger --data Pendulum-v1 --actions 100000` is to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -42,7 +43,7 @@ from torch import Tensor
 from ptheta.control.actors import Actor, body
 from ptheta.control.envs import Environment
 from ptheta.control.learning import squares
-from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, uphill
+from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow, sloping, uphill
 from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError
@@ -190,7 +191,7 @@ class Method(OffPolicy):
         loss = squares(model.critic, torch.cat([batch.s, model.as_point(batch.a)], 1), y)
         self.optimizers["critic"].step()
 
-        value = uphill(model.policy, model.Q, batch.s)
+        value = uphill(model.policy, partial(sloping, model.critic), batch.s)
         self.optimizers["policy"].step()
-        follow(slow, model, c.tau)
+        follow(*self.pairs, c.tau)
         return {"loss": loss, "value": value}

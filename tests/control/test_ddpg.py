@@ -28,9 +28,12 @@ def J(k: torch.Tensor) -> torch.Tensor:
 
 
 def q(k: float):
-    """q of that policy: −s² − C a² + γ (P (A s + B a)² + …), v(s) = P s² + const."""
+    """q of that policy, −s² − C a² + γ (P (A s + B a)² + …) with v(s) = P s² + const, and its slope in a."""
     P = -(1 + C * k**2) / (1 - GAMMA * (A - B * k) ** 2)
-    return lambda s, a: (-(s**2) - C * a**2 + GAMMA * P * (A * s + B * a) ** 2)[:, 0]
+    return lambda s, a: (
+        (-(s**2) - C * a**2 + GAMMA * P * (A * s + B * a) ** 2)[:, 0],
+        -2 * C * a + 2 * GAMMA * P * B * (A * s + B * a),
+    )
 
 
 class Linear(nn.Module):
@@ -47,7 +50,7 @@ class Unbounded(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
-        self.net, self.within = net, lambda y: y
+        self.net, self.within, self.slope = net, lambda y: y, torch.ones_like
 
 
 @pytest.mark.parametrize("k", [0.1, 0.6, 1.4])
@@ -139,7 +142,7 @@ def test_the_actors_step_leaves_the_critic(method):
 def test_slow_weights_follow():
     a, b = nn.Linear(2, 2), nn.Linear(2, 2)
     before = [p.clone() for p in a.parameters()]
-    follow(a, b, 0.25)
+    follow(list(a.parameters()), list(b.parameters()), 0.25)
     for old, fast, slow in zip(before, b.parameters(), a.parameters()):
         torch.testing.assert_close(slow, 0.75 * old + 0.25 * fast)
 

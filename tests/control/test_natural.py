@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ptheta.control.natural import conjugate_gradient, fisher_product, flat, gradient, longest, put
+from ptheta.control.natural import conjugate_gradient, fisher, fisher_product, flat, gradient, longest, put
 from ptheta.control.policies import Categorical, Gaussian
 from ptheta.data.order import generator
 from ptheta.engine.errors import InputError
@@ -28,7 +28,7 @@ def mean_kl(pi, s):
     return pi.kl(tuple(x.detach() for x in given_), given_).mean()
 
 
-def fisher(pi, s) -> torch.Tensor:
+def fisher_matrix(pi, s) -> torch.Tensor:
     """E ∇log π ∇log π^T: over all actions, or for vectors by J^T diag(1 / σ²) J of μ and 2 of log σ."""
     parameters = list(pi.parameters())
     n = sum(p.numel() for p in parameters)
@@ -51,10 +51,13 @@ def fisher(pi, s) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["discrete", "vectors"])
 def test_products_are_those_of_the_matrix(kind, damping):
     pi, s = policy(kind), observations()
-    F = fisher(pi, s)
-    product = fisher_product(mean_kl(pi, s), list(pi.parameters()), damping)
+    F = fisher_matrix(pi, s)
     v = torch.randn(len(F), generator=generator(0, 0, "v"), dtype=torch.float64)
-    torch.testing.assert_close(product(v), F @ v + damping * v, atol=1e-10, rtol=1e-5)
+    by_kl, by_layers = fisher_product(mean_kl(pi, s), list(pi.parameters()), damping), fisher(pi, s, damping)
+    torch.testing.assert_close(by_kl(v), F @ v + damping * v, atol=1e-10, rtol=1e-5)
+    torch.testing.assert_close(by_layers(v), F @ v + damping * v, atol=1e-10, rtol=1e-5)
+    pi.net = nn.Sequential(pi.net)  # no longer a network whose layers are known
+    torch.testing.assert_close(fisher(pi, s, damping)(v), by_layers(v))
 
 
 @pytest.mark.parametrize("kind", ["discrete", "vectors"])

@@ -96,6 +96,9 @@ def test_one_action_reaches_its_own_bounds_and_no_further():
     torch.testing.assert_close(pi(torch.zeros(1, 3))[0], (low + high) / 2)
     torch.testing.assert_close(pi(torch.full((1, 3), 1e3))[0], high)
     torch.testing.assert_close(pi(torch.full((1, 3), -1e3))[0], low)
+    y = torch.tensor([[-1.5, 0.2, 0.7]], requires_grad=True)
+    (slope,) = torch.autograd.grad(pi.within(y).sum(), y)
+    torch.testing.assert_close(pi.slope(y), slope)
     for bad_low, bad_high in (([0.0], [math.inf]), ([1.0], [1.0]), ([math.nan], [1.0])):
         with pytest.raises(UsageError, match="allowed: finite, low below high"):
             Deterministic(nn.Identity(), torch.tensor(bad_low), torch.tensor(bad_high))
