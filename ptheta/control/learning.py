@@ -167,6 +167,11 @@ class OnPolicy(Control):
         """The paper's rule, once, from a rollout, its normalised observations (T + 1, E, …) and rewards (T, E)."""
         raise NotImplementedError
 
+    @property
+    def gamma(self) -> float:
+        """γ of this iteration."""
+        return self.config.gamma
+
     # ------------------------------------------------------------ the loop
 
     def batches(self, start: int, rank: int, world: int) -> Iterator[Rollout]:
@@ -195,7 +200,7 @@ class OnPolicy(Control):
         """One iteration."""
         rewards = batch.rewards
         if self.config.normalise_rewards:
-            self.returns.update(rewards, batch.terminated | batch.truncated, self.config.gamma, batch.alive)
+            self.returns.update(rewards, batch.terminated | batch.truncated, self.gamma, batch.alive)
             rewards = self.returns(rewards)
         with torch.no_grad():
             s = self.model.normalised(batch.observations)

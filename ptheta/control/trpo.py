@@ -2,6 +2,7 @@ r"""TRPO: the largest step that a bound on the change of the policy allows.
 
 J. Schulman, S. Levine, P. Moritz, M. Jordan and P. Abbeel, "Trust Region Policy Optimization", ICML 2015.
 S. Kakade and J. Langford, "Approximately Optimal Approximate Reinforcement Learning", ICML 2002.
+V. François-Lavet, R. Fonteneau and D. Ernst, "How to Discount Deep Reinforcement Learning", NIPS workshop 2015.
 
 Of two policies, with the advantages A of the old one π and states ρ_{\tilde π} that the new one visits,
 
@@ -24,12 +25,17 @@ along the natural gradient x = F^{-1} g (`natural`): θ = θ_old + α^j β x for
 which the constraint holds and (4) has grown, and θ_old, bit for bit, if there is none. A is `returns`, eq. (4), by a
 critic that is fitted to A + V by least squares after the policy's step.
 
+One learns to stay alive before one learns to plan: with a share p of the first half of a run behind, 0 to 1, and 1 in
+the second half,
+
+    1 − γ = (1 − γ_0)^{1−p} (1 − γ_1)^p                                                                          (5)
+
 | symbol | shape | here |
 |---|---|---|
 | s, a, A | (N,) | N = T E steps of a rollout |
 | g, x | (n,) | of the policy's parameters alone; its σ is among them |
 
-Differs from the paper: δ falls linearly, as steps of a constant size would go on where samples show nothing but noise;
+Differs from the paper: γ grows, by eq. (5); δ falls linearly, as steps of a constant size would go on where samples show nothing but noise;
 a critic and generalised advantages in place of sums of rewards (as in the authors' next paper); products with F
 use every `fisher_every`-th state (the paper: a tenth).
 
@@ -61,8 +67,10 @@ class Config(OnPolicyConfig):
 
     rollout: Annotated[int, Between(1)] = 64
     """T, steps of each environment in an iteration."""
-    lam: Annotated[float, Between(0, 1)] = 0.95
+    lam: Annotated[float, Between(0, 1)] = 0.98
     """λ of the advantages."""
+    gamma_last: Annotated[float, Between(0, 1)] = 0.999
+    """γ_1 of eq. (5), where it is above γ; γ_0 is γ."""
     delta: Annotated[float, Between(0, open=True)] = 0.01
     """δ at first, nats."""
     anneal: bool = True
@@ -148,10 +156,16 @@ class Method(OnPolicy):
     def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:
         return {"value": torch.optim.Adam(self.model.value.parameters(), self.config.critic_rate, fused=True)}
 
+    @property
+    def gamma(self) -> float:
+        """Eq. (5)."""
+        c, p = self.config, min(1.0, 2 * self.taken / self.total)
+        return 1 - (1 - c.gamma) ** (1 - p) * (1 - max(c.gamma, c.gamma_last)) ** p
+
     def improve(self, batch: Rollout, s: Tensor, rewards: Tensor) -> dict[str, Tensor]:
         c, model = self.config, self.model
         V, cut = self.values(batch, s)
-        A = advantages(batch.steps(V, cut, rewards), V[:-1], c.gamma, c.lam)
+        A = advantages(batch.steps(V, cut, rewards), V[:-1], self.gamma, c.lam)
         R = (A + V[:-1]).flatten()
         states, actions = s[:-1].flatten(0, 1), batch.actions.flatten(0, 1)
         delta = c.delta * max(0.01, 1 - self.taken / self.total) if c.anneal else c.delta
