@@ -35,9 +35,9 @@ the second half,
 | s, a, A | (N,) | N = T E steps of a rollout |
 | g, x | (n,) | of the policy's parameters alone; its σ is among them |
 
-Differs from the paper: γ grows, by eq. (5); δ falls linearly, as steps of a constant size would go on where samples show nothing but noise;
-a critic and generalised advantages in place of sums of rewards (as in the authors' next paper); products with F
-use every `fisher_every`-th state (the paper: a tenth).
+Differs from the paper: γ grows, by eq. (5); δ falls linearly, as steps of a constant size would go on where samples
+show nothing but noise; a critic and generalised advantages in place of sums of rewards (as in the authors' next paper);
+products with F use every `fisher_every`-th state (the paper: a tenth).
 
 Expected: `ptheta train trpo --data CartPole-v1` reaches a return of 475 and more within 100,000 steps.
 """
