@@ -14,6 +14,7 @@ import mmap
 import multiprocessing
 import os
 import signal
+import statistics
 import sys
 import time
 import weakref
@@ -25,6 +26,7 @@ from ptheta.control.envs import Environment, Envs, Step
 from ptheta.engine.errors import InputError
 
 WORTH = 1e-3  # seconds of a step of all environments, from which on a message is worth its while
+GAIN = 1.4  # times as many steps a second, from which on another process is: of cores that share one, it is not
 STEP, STEP_SOME, LOOK, RESET, STATE, LOAD, QUIT = b"s", b"g", b"o", b"r", b"d", b"l", b"q"
 
 
@@ -32,27 +34,56 @@ def envs_of(environment: Environment, count: int, seed: int, staggered: bool, pr
     """`Envs`, or `Spread` over so many processes where that pays."""
     able = sys.platform.startswith("linux") and "fork" in multiprocessing.get_all_start_methods()
     processes = min(processes, count // 4) if able else 1
-    if processes < 2 or count * seconds(environment) < WORTH:
+    alone = seconds(environment) if processes > 1 else 0.0
+    if count * alone < WORTH or processes * alone < GAIN * beside_others(environment, processes):
         return Envs(environment, count, seed, staggered=staggered)
     return Spread(environment, count, seed, staggered, processes)
 
 
-def seconds(environment: Environment, steps: int = 10) -> float:
-    """Of a step under random actions, of a copy that nobody else sees; the least of so many."""
+def seconds(environment: Environment, steps: int = 50) -> float:
+    """Of a step under random actions, of a copy that nobody else sees; the median of so many."""
     with contextlib.closing(environment.make()) as env:
         try:
             env.reset(seed=0)
             env.action_space.seed(0)
-            least = math.inf
+            taken = []
             for _ in range(steps):
                 action, began = env.action_space.sample(), time.perf_counter()
                 _, _, over, cut, _ = env.step(action)
-                least = min(least, time.perf_counter() - began)
+                taken.append(time.perf_counter() - began)
                 if over or cut:
                     env.reset()
-            return least
+            return statistics.median(taken)
         except Exception:  # an environment that is broken: whoever steps it in earnest will say so
             return 0.0
+
+
+def beside_others(environment: Environment, processes: int) -> float:
+    """Seconds of a step, while forks of this process step copies of their own."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    others = [context.Process(target=busy, args=(environment, there), daemon=True) for _ in range(processes - 1)]
+    try:
+        for other in others:
+            other.start()
+        for _ in others:
+            if not here.poll(10):  # one that cannot even begin
+                return math.inf
+            here.recv_bytes()
+        return seconds(environment)
+    finally:
+        for other in others:
+            other.kill()
+            other.join()
+
+
+def busy(environment: Environment, connection: Any) -> None:
+    """Step, having said so, until killed or nobody is left who would."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection.send_bytes(STEP)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        seconds(environment)
 
 
 class Shared:

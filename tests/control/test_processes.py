@@ -1,6 +1,7 @@
 """Environments in several processes are those of one, to the last bit; and nobody is left behind."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -63,6 +64,7 @@ def test_they_are_those_of_one_process(env):
 
 def test_training_is_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "WORTH", 0.0)
+    monkeypatch.setattr(processes, "GAIN", 0.0)
     made = []
     whole = processes.Spread.__init__
     monkeypatch.setattr(processes.Spread, "__init__", lambda self, *a: (made.append(self), whole(self, *a))[1])
@@ -144,9 +146,26 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_light_environments_stay_in_one_process():
+def test_light_environments_stay_in_one_process(monkeypatch):
+    monkeypatch.setattr(processes, "GAIN", 0.0)
     assert isinstance(envs_of(Environment("CartPole-v1"), 8, 0, False, 2), Envs)
     assert isinstance(envs_of(Environment("HalfCheetah-v5"), 3, 0, False, 2), Envs)
     heavy = envs_of(Environment("Humanoid-v5"), 32, 0, False, 2)
     assert isinstance(heavy, Spread)
     heavy.close()
+
+
+@pytest.mark.parametrize(("slower", "kind"), [(1.2, Spread), (1.6, Envs)])
+def test_heavy_ones_stay_where_processes_share_a_core(monkeypatch, slower, kind):
+    """Two processes that are each 1.6 times slower make 1.25 times as many steps."""
+    monkeypatch.setattr(processes, "seconds", lambda environment: 1e-3)
+    monkeypatch.setattr(processes, "beside_others", lambda environment, processes: slower * 1e-3)
+    envs = envs_of(Environment("HalfCheetah-v5"), 8, 0, False, 2)
+    envs.close()
+    assert isinstance(envs, kind)
+
+
+def test_others_are_gone_when_a_step_beside_them_has_been_timed():
+    before = {child.pid for child in multiprocessing.active_children()}
+    assert 0 < processes.beside_others(Environment("CartPole-v1"), 3) < 1
+    assert {child.pid for child in multiprocessing.active_children()} == before
