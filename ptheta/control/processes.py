@@ -34,10 +34,15 @@ def envs_of(environment: Environment, count: int, seed: int, staggered: bool, pr
     """`Envs`, or `Spread` over so many processes where that pays."""
     able = sys.platform.startswith("linux") and "fork" in multiprocessing.get_all_start_methods()
     processes = min(processes, count // 4) if able else 1
-    alone = seconds(environment) if processes > 1 else 0.0
-    if count * alone < WORTH or processes * alone < GAIN * beside_others(environment, processes):
-        return Envs(environment, count, seed, staggered=staggered)
-    return Spread(environment, count, seed, staggered, processes)
+    if processes > 1 and worthwhile(environment, count, processes):
+        return Spread(environment, count, seed, staggered, processes)
+    return Envs(environment, count, seed, staggered=staggered)
+
+
+def worthwhile(environment: Environment, count: int, processes: int) -> bool:
+    """Whether steps take long, and several processes make many more of them a second than one."""
+    alone = seconds(environment)
+    return count * alone >= WORTH and processes * alone >= GAIN * beside_others(environment, processes)
 
 
 def seconds(environment: Environment, steps: int = 50) -> float:
