@@ -26,6 +26,7 @@ from ptheta.api import method
 from ptheta.control.envs import Environment, Envs
 from ptheta.control.stacked import Stacked
 from ptheta.engine.hardware import detect, flushed_denormals
+from ptheta.engine.statistics import interval, iqm
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "control.json"
@@ -37,18 +38,19 @@ CASES = [
     ("ddpg", "HalfCheetah-v5", 1, 1, 1_000, {"warmup": 100}, 1.5),
     ("ddpg x 8", "HalfCheetah-v5", 1, 1, 2_400, {"warmup": 100}, 1.8),
 ]
-MUJOCO = "ptheta train {m} --env {e}-v5 --steps 1000000 --eval-every 50000 --gamma 0.999 --lam 0.98 --seeds 0-2"
+MUJOCO = "ptheta train {m} --env {e}-v5 --steps 1000000 --eval-every 25000 --eval-size 5 --seeds 0-2"
 RUNS = {
     **{f"trpo {e}": (MUJOCO.format(m="trpo", e=e), wanted) for e, wanted in
        (("HalfCheetah", 3500), ("Hopper", 2000), ("Walker2d", 3000), ("InvertedPendulum", 1000), ("Swimmer", 90))},
-    **{f"a2c {e}": (MUJOCO.format(m="a2c", e=e).replace("--gamma 0.999 --lam 0.98 ", ""), wanted) for e, wanted in
+    **{f"a2c {e}": (MUJOCO.format(m="a2c", e=e), wanted) for e, wanted in
        (("HalfCheetah", 1600), ("InvertedPendulum", 1000))},
     **{f"{m} CartPole": (f"ptheta train {m} --env CartPole-v1 --seeds 0-9", 475) for m in
        ("a2c", "trpo", "dqn", "reinforce")},
     "ddpg Pendulum": ("ptheta train ddpg --env Pendulum-v1 --hidden 64 64 --batch-size 128 --seeds 0-4", -160),
     "wolpertinger Pendulum": (
         "ptheta train wolpertinger --env Pendulum-v1 --hidden 64 64 --batch-size 128 --seeds 0-4", -160),
-    "trpo Pendulum": ("ptheta train trpo --env Pendulum-v1 --steps 150000 --gamma 0.95 --seeds 0-4", -190),
+    "trpo Pendulum": (
+        "ptheta train trpo --env Pendulum-v1 --steps 150000 --gamma 0.95 --gamma-last 0.95 --seeds 0-4", -190),
 }  # fmt: skip
 
 
@@ -171,9 +173,11 @@ def returns(folder: Path) -> dict:
         if rows:
             last, best = [r["last_ten"] for r in rows], [r["best"] for r in rows]
             error = statistics.stdev(last) / len(last) ** 0.5 if len(last) > 1 else math.nan
+            middle, (low, high) = iqm(np.array(last)), interval(np.array(last))
             print(
                 f"{name:24} {len(rows):2} seeds   last ten {statistics.fmean(last):8.1f} ± {error:6.1f}   "
-                f"best {statistics.fmean(best):8.1f}   wanted {wanted}   [{', '.join(f'{v:.0f}' for v in last)}]"
+                f"IQM {middle:8.1f} ({low:.1f} to {high:.1f})   best {statistics.fmean(best):8.1f}   wanted {wanted}   "
+                f"[{', '.join(f'{v:.0f}' for v in last)}]"
             )
             found[name] = {"command": command, "wanted": wanted, "seeds": rows}
     return found

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from catalogue import CONTROL, DENSITIES, settings, train
 from safetensors.torch import load_file
-from test_contract import CONTROL, DENSITIES, settings, threads, train  # noqa: F401
+from test_contract import threads  # noqa: F401
 
 from ptheta.engine.run import Run
 from ptheta.methods import METHODS

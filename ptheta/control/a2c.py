@@ -40,6 +40,9 @@ from ptheta.engine.method import Between
 from ptheta.nets.mlp import through
 
 
+EPSILON = 3e-3  # the root of 10^{-5}, which others add within RMSprop's root
+
+
 @dataclass(frozen=True)
 class Config(OnPolicyConfig):
     """Hyperparameters of eq. (1) and of RMSprop."""
@@ -86,7 +89,7 @@ class Method(OnPolicy):
     def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
         return {
-            "all": torch.optim.RMSprop(self.model.parameters(), c.learning_rate, alpha=0.99, eps=1e-5, foreach=True)
+            "all": torch.optim.RMSprop(self.model.parameters(), c.learning_rate, alpha=0.99, eps=EPSILON, foreach=True)
         }
 
     def improve(self, batch: Rollout, s: Tensor, rewards: Tensor) -> dict[str, Tensor]:
