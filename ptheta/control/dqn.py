@@ -39,6 +39,7 @@ from ptheta.control.offpolicy import OffPolicy, OffPolicyConfig, follow
 from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
+from ptheta.nets.mlp import through
 
 
 @dataclass(frozen=True)
@@ -120,13 +121,13 @@ class Method(OffPolicy):
         c, model, optimizer = self.config, self.model, self.optimizers["Q"]
         with torch.no_grad():
             y = goal(batch.r, batch.terminated, model.Q(batch.after), self.targets.Q(batch.after), c.gamma)  # pyright: ignore
-        said = model.Q(batch.s).gather(1, batch.a[:, None])[:, 0]
+        done = through(model.Q, batch.s)
+        said = done.y.requires_grad_().gather(1, batch.a[:, None])[:, 0]
         loss = smooth_l1_loss(said, y)
+        done.descend(*torch.autograd.grad(loss, done.y))
         for group in optimizer.param_groups:
             group["lr"] = c.learning_rate * max(0.0, 1 - self.taken / self.total)
-        optimizer.zero_grad()
-        loss.backward()
-        bad = clipped(model.parameters(), 10.0)
+        bad = clipped(self.pairs[1], 10.0)
         optimizer.step()
         follow(*self.pairs, c.tau)
         return {"loss": loss.detach() + bad, "value": said.detach().mean()}
