@@ -110,6 +110,6 @@ class Method(OnPolicy):
         L.backward()  # to what the networks said, and to σ
         actor.descend()
         critic.descend()
-        bad = clipped(self.model.parameters(), c.clip)
+        bad = clipped(optimizer.param_groups[0]["params"], c.clip)
         optimizer.step()
         return {"loss": L.detach() + bad, "entropy": H.detach().mean(), "value": V.detach().mean()}

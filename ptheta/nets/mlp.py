@@ -102,12 +102,14 @@ class Pass:
     @torch.no_grad()
     def pull(self, g: Float[Tensor, "*b m"]) -> tuple[list[Tensor], list[Tensor]]:
         """Eq. (2): ∂L/∂W and ∂L/∂b, for g = ∂L/∂y."""
-        dW, db, g = [], [], g.to(self.h[0].dtype)
-        for i in range(len(self.W) - 1, -1, -1):
-            dW.append(_outer(g, self.h[i]).to(self.kept))
-            db.append(g.sum(-2, dtype=self.kept))
+        W, h, dW, db, g = self.W, self.h, [], [], g.to(self.h[0].dtype)
+        for i in range(len(W) - 1, -1, -1):
+            dW.append(_outer(g, h[i]))
+            db.append(g.sum(-2))
             if i:
-                g = self.bend(g @ self.W[i], self.h[i])
+                g = self.bend(g @ W[i], h[i])
+        if g.dtype is not self.kept:
+            dW, db = [x.to(self.kept) for x in dW], [x.to(self.kept) for x in db]
         return dW[::-1], db[::-1]
 
     def descend(self, g: Float[Tensor, "*b m"] | None = None) -> None:
