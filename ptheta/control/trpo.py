@@ -3,7 +3,6 @@ r"""TRPO: the largest step that a bound on the change of the policy allows.
 J. Schulman, S. Levine, P. Moritz, M. Jordan and P. Abbeel, "Trust Region Policy Optimization", ICML 2015.
 S. Kakade and J. Langford, "Approximately Optimal Approximate Reinforcement Learning", ICML 2002.
 V. François-Lavet, R. Fonteneau and D. Ernst, "How to Discount Deep Reinforcement Learning", NIPS workshop 2015.
-W. James and C. Stein, "Estimation with Quadratic Loss", Berkeley Symposium 1961 (the positive part of (6)).
 
 Of two policies, with the advantages A of the old one π and states ρ_{\tilde π} that the new one visits,
 
@@ -31,19 +30,14 @@ the second half,
 
     1 − γ = (1 − γ_0)^{1−p} (1 − γ_1)^p                                                                          (5)
 
-A gradient is part noise, and where nothing is left to learn it is all noise, along which a step as long as (4) allows
-loses what was learned. With the advantages in a random order, which no action has earned, let g_0 be the gradient; then
-
-    β ← β ( 1 − g_0^T F^{-1} g_0 / g^T F^{-1} g )_+                                                              (6)
-
 | symbol | shape | here |
 |---|---|---|
 | s, a, A | (N,) | N = T E steps of a rollout |
 | g, x | (n,) | of the policy's parameters alone; its σ is among them |
 
-Differs from the paper: γ grows, by eq. (5); steps are shortened, by eq. (6), and δ falls linearly; a critic and
-generalised advantages in place of sums of rewards (as in the authors' next paper); products with F use every
-`fisher_every`-th state (the paper: a tenth).
+Differs from the paper: γ grows, by eq. (5); δ falls linearly, as steps of a constant size would go on where samples
+show nothing but noise; a critic and generalised advantages in place of sums of rewards (as in the authors' next paper);
+products with F use every `fisher_every`-th state (the paper: a tenth).
 
 Expected: `ptheta train trpo --data CartPole-v1` reaches a return of 475 and more within 100,000 steps.
 """
@@ -54,7 +48,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from ptheta.control.actors import ActorCritic
@@ -81,8 +75,6 @@ class Config(OnPolicyConfig):
     """δ at first, nats."""
     anneal: bool = True
     """Whether δ falls to zero by the last step."""
-    shrink: bool = True
-    """Whether eq. (6) is applied."""
     damping: Annotated[float, Between(0)] = 0.1
     """c, which is added to the diagonal of F."""
     conjugate: Annotated[int, Between(1)] = 10
@@ -125,31 +117,23 @@ class Trust:
     """Mean KL(old || new), nats, at most δ."""
     tries: int
     """j + 1, or 0 where no try was good and θ is what it was."""
-    share: Tensor
-    """What eq. (6) leaves of β."""
 
 
 def trust_region_step(
     policy: Categorical | Gaussian, s: Tensor, a: Tensor, A: Float[Tensor, " n"], delta: float, damping: float = 0.1,
     conjugate: int = 10, fisher_every: int = 1, backtrack: float = 0.8, tries: int = 10,
-    order: Int[Tensor, " n"] | None = None,
 ) -> Trust:  # fmt: skip
-    """Eq. (4) by one step of `policy`, whose parameters change in place, and eq. (6) where a random order is given.
-    Raises InputError where F is no longer finite or positive."""
+    """Eq. (4) by one step of `policy`, whose parameters change in place. Raises InputError where F is no longer finite
+    or positive."""
     parameters = list(policy.parameters())
     given = policy.given(s)
     old: Given = tuple(x.detach() for x in given)
     log_pi = policy.log_prob(given, a)
     log_old = log_pi.detach()
-    g = gradient(surrogate(log_pi, log_old, A), parameters, retain_graph=True)
+    g = gradient(surrogate(log_pi, log_old, A), parameters)
     product = fisher(policy, s[::fisher_every], damping)
     x = conjugate_gradient(product, g, conjugate)
-    share = torch.ones_like(log_old[0])
-    if order is not None:
-        g_0 = gradient(surrogate(log_pi, log_old, A[order]), parameters)
-        noise = g_0 @ conjugate_gradient(product, g_0, conjugate)
-        share = (1 - noise / (g @ x).clamp(min=1e-30)).clamp(0, 1)
-    beta = share * longest(product, x, delta)
+    beta = longest(product, x, delta)
     before, start = flat(p.detach() for p in parameters), A.mean()
     with torch.no_grad():
         for j in range(tries if beta > 0 else 0):
@@ -158,9 +142,9 @@ def trust_region_step(
             improved = surrogate(policy.log_prob(given, a), log_old, A) - start
             divergence = policy.kl(old, given).mean()
             if divergence <= delta and improved > 0:
-                return Trust(improved, divergence, j + 1, share)
+                return Trust(improved, divergence, j + 1)
         put(parameters, before)
-    return Trust(torch.zeros_like(start), torch.zeros_like(start), 0, share)
+    return Trust(torch.zeros_like(start), torch.zeros_like(start), 0)
 
 
 class Method(OnPolicy):
@@ -185,17 +169,15 @@ class Method(OnPolicy):
         R = (A + V[:-1]).flatten()
         states, actions = s[:-1].flatten(0, 1), batch.actions.flatten(0, 1)
         delta = c.delta * max(0.01, 1 - self.taken / self.total) if c.anneal else c.delta
-        mixer = generator(self.seed, self.step, "order", s.device)
-        order = torch.randperm(len(states), generator=mixer, device=s.device) if c.shrink else None
         done = trust_region_step(
             model.policy, states, actions, standardised(A).flatten(), delta, c.damping, c.conjugate, c.fisher_every,
-            c.backtrack, c.tries, order,
+            c.backtrack, c.tries,
         )  # fmt: skip
         g = generator(self.seed, self.step, "critic", s.device)
         critic = least_squares(model.value, self.optimizers["value"], states, R, c.critic_epochs, c.critic_batch, g)
         return {
-            "loss": critic, "improved": done.improved, "kl": done.kl, "share": done.share,
-            "tries": torch.tensor(float(done.tries)), "entropy": self.entropy(states[:1]),
+            "loss": critic, "improved": done.improved, "kl": done.kl, "tries": torch.tensor(float(done.tries)),
+            "entropy": self.entropy(states[:1]),
         }  # fmt: skip
 
     @torch.no_grad()

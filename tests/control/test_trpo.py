@@ -107,7 +107,7 @@ kinds = {Categorical: Categorical.kl, Gaussian: Gaussian.kl}
 
 
 def test_the_deviation_is_among_what_the_step_moves_and_the_critic_is_not():
-    c = trpo.Config(envs=4, rollout=64, critic_epochs=0, shrink=False)
+    c = trpo.Config(envs=4, rollout=64, critic_epochs=0)
     method = trpo.Method(c, Environment("Pendulum-v1"), 0, detect("cpu", "fp32"), 1000)
     fresh = copy.deepcopy(method.model)
     logs = method.update(next(method.batches(0, 0, 1)))
@@ -117,7 +117,7 @@ def test_the_deviation_is_among_what_the_step_moves_and_the_critic_is_not():
 
 def test_every_iteration_of_a_run_keeps_to_delta(tmp_path):
     run = ptheta.train("trpo", "CartPole-v1", out=str(tmp_path / "run"), steps=8_000, eval_every=4_000, threads=1,
-                       envs=8, rollout=32, delta=0.02, shrink=False, seed=1)  # fmt: skip
+                       envs=8, rollout=32, delta=0.02, seed=1)  # fmt: skip
     logged = [m for m in run.metrics() if "kl" in m]
     assert len(logged) > 20 and all(0 <= m["kl"] <= 0.02 * max(0.01, 1 - (m["step"] - 256) / 8_000) for m in logged)
     assert sum(m["kl"] > 0.005 for m in logged) > 10
