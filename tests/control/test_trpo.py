@@ -123,3 +123,18 @@ def test_every_iteration_of_a_run_keeps_to_delta(tmp_path):
     assert sum(m["kl"] > 0.005 for m in logged) > 10
     found = [m["return_mean"] for m in run.metrics() if "return_mean" in m]
     assert found[-1] > 2 * found[0]
+
+
+def test_gamma_grows_over_half_of_a_run():
+    """Eq. (5)."""
+
+    def gammas(**fields):
+        method = trpo.Method(trpo.Config(envs=1, **fields), Environment("CartPole-v1"), 0, detect("cpu", "fp32"), 1000)
+        found = []
+        for method.taken in (0, 250, 500, 1000, 1200):
+            found.append(method.gamma)
+        return found
+
+    assert gammas(gamma=0.9, gamma_last=0.99) == pytest.approx([0.9, 1 - 0.1**1.5, 0.99, 0.99, 0.99])
+    assert gammas(gamma=0.95, gamma_last=0.0) == pytest.approx([0.95] * 5)
+    assert gammas(gamma=1.0) == [1.0] * 5
