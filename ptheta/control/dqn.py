@@ -18,7 +18,8 @@ share of the run, and w' ← w' + τ (w − w') after each update.
 | Q(s, ·) | (b, A) | an MLP, after convolutions for pictures |
 | a, y | (b,) | |
 
-Differs from the papers: w' follows slowly in place of a copy every 10,000 steps; Adam.
+Differs from the papers: w' follows slowly in place of a copy every 10,000 steps; Adam; observations are normalised, by moments
+that go on moving.
 
 Expected: `ptheta train dqn --data CartPole-v1 --steps 50000` reached a return of 500 (one seed).
 """
@@ -64,6 +65,8 @@ class Config(OffPolicyConfig):
     """ε at last."""
     explore: Annotated[float, Between(0, 1, open=True)] = 0.15
     """Share of the run over which ε falls to that."""
+    normalise_observations: bool = True
+    """Whether observations are seen with mean 0 and deviation 1 (pictures never)."""
 
 
 class DQN(Actor):
@@ -111,17 +114,20 @@ class Method(OffPolicy):
 
     def explore(self, s: Tensor, g: torch.Generator) -> Tensor:
         """The best action, or any."""
-        c = self.config
+        c, moments = self.config, self.model.moments
+        if c.normalise_observations and not self.data.spaces.pixels:
+            moments.update(s if moments.count > 0 else self.replay.s[: self.replay.size])
         share = min(1.0, self.taken / max(1.0, c.explore * self.total))
         epsilon = 1 + share * (c.epsilon - 1)
         drawn = torch.rand(len(s), generator=g, device=s.device) < epsilon
-        return torch.where(drawn, self.at_random(g), self.model.decide(s))
+        return torch.where(drawn, self.at_random(g), self.model.decide(self.model.normalised(s)))
 
     def learn(self, batch: Transitions) -> dict[str, Tensor]:
         c, model, optimizer = self.config, self.model, self.optimizers["Q"]
+        s, after = model.normalised(batch.s), model.normalised(batch.after)
         with torch.no_grad():
-            y = goal(batch.r, batch.terminated, model.Q(batch.after), self.targets.Q(batch.after), c.gamma)  # pyright: ignore
-        done = through(model.Q, batch.s)
+            y = goal(batch.r, batch.terminated, model.Q(after), self.targets.Q(after), c.gamma)  # pyright: ignore
+        done = through(model.Q, s)
         said = done.y.requires_grad_().gather(1, batch.a[:, None])[:, 0]
         loss = smooth_l1_loss(said, y)
         done.descend(*torch.autograd.grad(loss, done.y))
