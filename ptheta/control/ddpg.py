@@ -28,8 +28,8 @@ which begins with 0 in each episode; the sum is cut to the bounds.
 Differs from the paper: Gaussian noise by default, of deviation σ in units of half the range; one step size; no weight
 decay and no batch normalisation; actions enter the critic's first layer.
 
-Expected: `ptheta train ddpg --data Pendulum-v1 --hidden 64 64 --batch-size 128`: −143 to −150 in five seeds, the means of
-100 test episodes.
+Expected: `ptheta train ddpg --data Pendulum-v1 --hidden 64 64 --batch-size 128`: −143 to −150 in five seeds, the means
+of 100 test episodes.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ value that is not one of those k would have k points that are nearer. So they ar
 Differs from the paper: an exact search in a grid in place of an approximate one among any points; k is a number of
 actions and not a share; Gaussian noise on the proto-action.
 
-Expected: `ptheta train wolpertinger --data Pendulum-v1 --hidden 64 64 --batch-size 128`: −142 to −151 in five seeds, the
-means of 100 test episodes; what `ddpg` reaches.
+Expected: `ptheta train wolpertinger --data Pendulum-v1 --hidden 64 64 --batch-size 128`: −142 to −151 in five seeds,
+the means of 100 test episodes; what `ddpg` reaches.
 """
 
 from __future__ import annotations
