@@ -78,6 +78,8 @@ class Returns(nn.Module):
 
     def update(self, rewards: Float[Tensor, "T E"], ended: Tensor, gamma: float, alive: Tensor | None = None) -> None:
         """With T steps; `ended` (T, E) is true where an episode was over, `alive` where there was a step at all."""
+        if len(rewards) == 0:
+            return
         R, seen = self.R, []
         for r, goes_on in zip(rewards.double().unbind(), (~ended).double().unbind()):
             seen.append(torch.add(r, R, alpha=gamma))

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_natural import fisher, policy
+from test_natural import fisher_matrix, policy
 from torch import nn
 
 import ptheta
@@ -26,7 +26,7 @@ def test_the_step_is_that_of_a_dense_solve(kind):
     pi = policy(kind)
     s, a, A = samples(pi)
     before, parameters = copy.deepcopy(pi), list(pi.parameters())
-    F = fisher(pi, s) + 0.1 * torch.eye(sum(p.numel() for p in parameters), dtype=torch.float64)
+    F = fisher_matrix(pi, s) + 0.1 * torch.eye(sum(p.numel() for p in parameters), dtype=torch.float64)
     g = gradient((pi.log_prob(pi.given(s), a) * A).mean(), parameters)
     divergence = npg.natural_step(pi, s, a, A, 0.2, 0.1, conjugate=200)
     moved = flat(p.detach() for p in pi.parameters()) - flat(p.detach() for p in before.parameters())
