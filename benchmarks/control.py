@@ -160,7 +160,8 @@ def limit(threads: int) -> dict:
 
 
 def returns(folder: Path) -> dict:
-    """Of each entry of RUNS that has runs in FOLDER/NAME-seedK or FOLDER/NAME/seedK: best and last ten evaluations."""
+    """Of each entry of RUNS that has finished runs in FOLDER/NAME-seedK or FOLDER/NAME/seedK: best and last ten
+    evaluations, and how long the runs were."""
     found = {}
     for name, (command, wanted) in RUNS.items():
         stem = name.replace(" ", "-")
@@ -169,7 +170,12 @@ def returns(folder: Path) -> dict:
         for run in runs:
             lines = [json.loads(line) for line in run.read_text().splitlines()]
             values = [line["return_mean"] for line in lines if "return_mean" in line]
-            rows.append({"best": max(values), "last_ten": statistics.fmean(values[-10:]), "last": values[-1]})
+            steps = json.loads((run.parent / "config.json").read_text())["options"]["steps"]
+            if lines[-1]["step"] < steps:
+                print(f"{run.parent.name}: left out, at {lines[-1]['step']:,} of {steps:,} steps")
+                continue
+            best = max(values)
+            rows.append({"best": best, "last_ten": statistics.fmean(values[-10:]), "last": values[-1], "steps": steps})
         if rows:
             last, best = [r["last_ten"] for r in rows], [r["best"] for r in rows]
             error = statistics.stdev(last) / len(last) ** 0.5 if len(last) > 1 else math.nan

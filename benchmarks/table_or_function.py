@@ -170,7 +170,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if chosen.rates:
         judge = Judge(scaled(2))
-        for kind in ("neural",):
+        for kind in RATES:
             for rate in (2e-2, 1e-1):
                 print(kind, rate, [round(x, 2) for x in learned(judge, kind, 9, rate)["shares"]], flush=True)
         return

@@ -21,7 +21,7 @@ With the Jacobian J of a policy's network, and the information M of the distribu
 
     F v = \mathbb E [ J^T M J v ]                                                                                (4)
 
-is v pushed forward through the layers, times M, and pulled back: what (2) comes to, in a third of the operations.
+is v pushed forward through the layers, times M, and pulled back: what (2) comes to, in fewer operations.
 
 | symbol | shape | here |
 |---|---|---|

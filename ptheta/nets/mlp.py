@@ -19,7 +19,7 @@ and a direction V_i, c_i of the parameters is pushed forward to y by
     t_0 = 0,    t_i = f'(h_i) (W_i t_{i−1} + V_i h_{i−1} + c_i)                                                  (3)
 
 the last without f'. `Pass` does both by these formulas: networks as small as a policy's spend most of their time
-between operations, and autograd has about three times as many. The slope f' is that of h = f(·), in terms of h.
+between operations, of which autograd has more. The slope f' is that of h = f(·), in terms of h.
 
 | symbol | shape | here |
 |---|---|---|
