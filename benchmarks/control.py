@@ -170,7 +170,8 @@ def returns(folder: Path) -> dict:
         for run in runs:
             lines = [json.loads(line) for line in run.read_text().splitlines()]
             values = [line["return_mean"] for line in lines if "return_mean" in line]
-            steps = json.loads((run.parent / "config.json").read_text())["options"]["steps"]
+            about = json.loads((run.parent / "config.json").read_text())
+            steps = about["options"]["steps"] or method(about["method"]).Method.steps
             if lines[-1]["step"] < steps:
                 print(f"{run.parent.name}: left out, at {lines[-1]['step']:,} of {steps:,} steps")
                 continue
