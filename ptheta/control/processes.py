@@ -2,8 +2,9 @@ r"""Environments that are stepped by several processes: for physics that take lo
 
 One process holds the first environments and learns; each other one is a fork of it that holds as many more, and is
 told to step them while the first steps its own. Actions, observations and rewards lie in memory that they share; a
-message is one byte. Environment e is seeded and seen as it would be in one process, so that how many there are changes
-nothing but the time.
+message is one byte, and who waits for one looks again and again for a while before it sleeps, as being woken takes a
+good part of the time that the physics do. Environment e is seeded and seen as it would be in one process, so that how
+many there are changes nothing but the time.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import mmap
 import multiprocessing
 import os
+import select
 import signal
 import statistics
 import sys
@@ -27,6 +29,7 @@ from ptheta.engine.errors import InputError
 
 WORTH = 1e-3  # seconds of a step of all environments, from which on a message is worth its while
 GAIN = 1.4  # times as many steps a second, from which on another process is: of cores that share one, it is not
+AWAKE = 2e-3  # seconds that one waits before it sleeps
 STEP, STEP_SOME, LOOK, RESET, STATE, LOAD, QUIT = b"s", b"g", b"o", b"r", b"d", b"l", b"q"
 
 
@@ -129,6 +132,19 @@ class Shared:
         envs.finished.clear()
 
 
+def awaited(connection: Any) -> Any:
+    """A function that returns when there is something to receive, or nothing has come for some time."""
+    looked = select.poll()
+    looked.register(connection.fileno(), select.POLLIN)
+
+    def wait() -> None:
+        until = time.perf_counter() + AWAKE
+        while not looked.poll(0) and time.perf_counter() < until:
+            pass
+
+    return wait
+
+
 def serve(connection: Any, others: list[Any], make: Any, shared: Shared, rows: slice) -> None:
     """What a forked process does, until it is told to quit or nobody is left to tell."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the first process says when to stop
@@ -136,7 +152,9 @@ def serve(connection: Any, others: list[Any], make: Any, shared: Shared, rows: s
     for other in others:
         other.close()
     envs: Any = None
+    wait = awaited(connection)
     while True:
+        wait()
         try:
             told = connection.recv_bytes()
         except (EOFError, OSError):
@@ -171,7 +189,7 @@ class Spread:
         self.count, self.shared = count, Shared(environment.spaces, count)
         edges = [round(k * count / processes) for k in range(processes + 1)]
         self.rows = [slice(a, b) for a, b in zip(edges, edges[1:])]
-        context, self.connections, self.processes = multiprocessing.get_context("fork"), [], []
+        context, self.connections, self.waits, self.processes = multiprocessing.get_context("fork"), [], [], []
         for rows in self.rows[1:]:
             here, there = context.Pipe()
 
@@ -184,6 +202,7 @@ class Spread:
             process.start()
             there.close()
             self.connections.append(here)
+            self.waits.append(awaited(here))
             self.processes.append(process)
         self.close = weakref.finalize(self, quit, self.connections)
         self.mine = Envs(environment, edges[1], seed, "train", staggered, 0, count)
@@ -211,7 +230,8 @@ class Spread:
     def _hear(self) -> list[Any]:
         """What the others answer; all are heard before one's complaint is told."""
         heard = []
-        for connection in self.connections:
+        for connection, wait in zip(self.connections, self.waits):
+            wait()
             try:
                 heard.append(connection.recv())
             except (EOFError, OSError) as error:

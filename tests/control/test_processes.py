@@ -169,3 +169,18 @@ def test_others_are_gone_when_a_step_beside_them_has_been_timed():
     before = {child.pid for child in multiprocessing.active_children()}
     assert 0 < processes.beside_others(Environment("CartPole-v1"), 3) < 1
     assert {child.pid for child in multiprocessing.active_children()} == before
+
+
+def test_who_waits_is_awake_when_something_comes_and_does_not_wait_for_ever():
+    here, there = multiprocessing.Pipe()
+    wait = processes.awaited(here)
+    began = time.perf_counter()
+    wait()
+    assert processes.AWAKE <= time.perf_counter() - began < 1
+    there.send_bytes(b"s")
+    wait()
+    assert here.recv_bytes() == b"s"
+    there.close()
+    wait()
+    with pytest.raises(EOFError):
+        here.recv_bytes()
