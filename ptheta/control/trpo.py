@@ -25,19 +25,25 @@ along the natural gradient x = F^{-1} g (`natural`): θ = θ_old + α^j β x for
 which the constraint holds and (4) has grown, and θ_old, bit for bit, if there is none. A is `returns`, eq. (4), by a
 critic that is fitted to A + V by least squares after the policy's step.
 
+A mean over the states of now says nothing of those that a better policy no longer visits, and may visit again; (3) has
+the largest divergence of all. So (4) holds for two means, over samples and over M, a few of all states that were ever
+seen (`reservoir`), and F is that of both,
+
+    \max ( \mathbb E_{s ∼ π_{old}} [ KL(π_{old} || π_θ) ], \mathbb E_{s ∼ M} [ KL(π_{old} || π_θ) ] ) ≤ δ            (5)
+
 One learns to stay alive before one learns to plan: with a share p of the first half of a run behind, 0 to 1, and 1 in
 the second half,
 
-    1 − γ = (1 − γ_0)^{1−p} (1 − γ_1)^p                                                                          (5)
+    1 − γ = (1 − γ_0)^{1−p} (1 − γ_1)^p                                                                          (6)
 
 | symbol | shape | here |
 |---|---|---|
 | s, a, A | (N,) | N = T E steps of a rollout |
 | g, x | (n,) | of the policy's parameters alone; its σ is among them |
 
-Differs from the paper: γ grows, by eq. (5); δ falls linearly, as steps of a constant size would go on where samples
-show nothing but noise; a critic and generalised advantages in place of sums of rewards (as in the authors' next paper);
-products with F use every `fisher_every`-th state (the paper: a tenth).
+Differs from the paper: γ grows, by eq. (6); the constraint is eq. (5), and products with F use every `fisher_every`-th
+state (the paper: a tenth) and as many of M; δ falls linearly, as steps of a constant size would go on where samples
+show nothing but noise; a critic and generalised advantages in place of sums of rewards (as in the authors' next paper).
 
 Expected: `ptheta train trpo --data CartPole-v1` reaches a return of 475 and more within 100,000 steps; with
 `--data HalfCheetah-v5 --steps 1000000`, 4,270 to 5,260 in three seeds.
@@ -46,19 +52,22 @@ Expected: `ptheta train trpo --data CartPole-v1` reaches a return of 475 and mor
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ptheta.control.actors import ActorCritic
+from ptheta.control.envs import Environment
 from ptheta.control.learning import OnPolicy, OnPolicyConfig, least_squares
 from ptheta.control.natural import conjugate_gradient, fisher, flat, gradient, longest, put
 from ptheta.control.policies import Categorical, Gaussian, Given
+from ptheta.control.reservoir import Reservoir
 from ptheta.control.returns import advantages, standardised
 from ptheta.control.rollouts import Rollout
 from ptheta.data.order import generator
+from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between
 
 
@@ -71,7 +80,7 @@ class Config(OnPolicyConfig):
     lam: Annotated[float, Between(0, 1)] = 0.98
     """λ of the advantages."""
     gamma_last: Annotated[float, Between(0, 1)] = 0.999
-    """γ_1 of eq. (5), where it is above γ; γ_0 is γ."""
+    """γ_1 of eq. (6), where it is above γ; γ_0 is γ."""
     delta: Annotated[float, Between(0, open=True)] = 0.01
     """δ at first, nats."""
     anneal: bool = True
@@ -80,8 +89,10 @@ class Config(OnPolicyConfig):
     """c, which is added to the diagonal of F."""
     conjugate: Annotated[int, Between(1)] = 10
     """Iterations of conjugate gradients."""
-    fisher_every: Annotated[int, Between(1)] = 2
+    fisher_every: Annotated[int, Between(1)] = 4
     """Products with F use every so manieth state."""
+    remembered: Annotated[int, Between(0)] = 512
+    """States in M of eq. (5); 0 for eq. (4) as it is."""
     backtrack: Annotated[float, Between(0, 1, open=True)] = 0.8
     """α."""
     tries: Annotated[int, Between(1)] = 10
@@ -115,24 +126,27 @@ class Trust:
     improved: Tensor
     """How much (4) has grown."""
     kl: Tensor
-    """Mean KL(old || new), nats, at most δ."""
+    """Mean KL(old || new), nats, at most δ; the larger of the two of eq. (5)."""
     tries: int
     """j + 1, or 0 where no try was good and θ is what it was."""
 
 
 def trust_region_step(
     policy: Categorical | Gaussian, s: Tensor, a: Tensor, A: Float[Tensor, " n"], delta: float, damping: float = 0.1,
-    conjugate: int = 10, fisher_every: int = 1, backtrack: float = 0.8, tries: int = 10,
+    conjugate: int = 10, fisher_every: int = 1, backtrack: float = 0.8, tries: int = 10, past: Tensor | None = None,
 ) -> Trust:  # fmt: skip
-    """Eq. (4) by one step of `policy`, whose parameters change in place. Raises InputError where F is no longer finite
-    or positive."""
+    """Eq. (4) by one step of `policy`, whose parameters change in place; eq. (5) with the states of M in `past`. Raises
+    InputError where F is no longer finite or positive."""
     parameters = list(policy.parameters())
     given = policy.given(s)
     old: Given = tuple(x.detach() for x in given)
     log_pi = policy.log_prob(given, a)
     log_old = log_pi.detach()
     g = gradient(surrogate(log_pi, log_old, A), parameters)
-    product = fisher(policy, s[::fisher_every], damping)
+    some, past = s[::fisher_every], s[:0] if past is None else past
+    with torch.no_grad():
+        old_past = policy.given(past)
+    product = fisher(policy, torch.cat([some, past[: len(some)]]), damping)
     x = conjugate_gradient(product, g, conjugate)
     beta = longest(product, x, delta)
     before, start = flat(p.detach() for p in parameters), A.mean()
@@ -142,6 +156,8 @@ def trust_region_step(
             given = policy.given(s)
             improved = surrogate(policy.log_prob(given, a), log_old, A) - start
             divergence = policy.kl(old, given).mean()
+            if len(past):
+                divergence = torch.maximum(divergence, policy.kl(old_past, policy.given(past)).mean())
             if divergence <= delta and improved > 0:
                 return Trust(improved, divergence, j + 1)
         put(parameters, before)
@@ -149,17 +165,21 @@ def trust_region_step(
 
 
 class Method(OnPolicy):
-    """Eq. (4), then least squares for V."""
+    """Eq. (5), then least squares for V."""
 
     Config, Model = Config, TRPO
     steps = 100_000
+
+    def __init__(self, config: Config, data: Environment, seed: int, hardware: Hardware, steps: int):
+        super().__init__(config, data, seed, hardware, steps)
+        self.past = Reservoir(config.remembered)
 
     def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:
         return {"value": torch.optim.Adam(self.model.value.parameters(), self.config.critic_rate, fused=True)}
 
     @property
     def gamma(self) -> float:
-        """Eq. (5)."""
+        """Eq. (6)."""
         c, p = self.config, min(1.0, 2 * self.taken / self.total)
         return 1 - (1 - c.gamma) ** (1 - p) * (1 - max(c.gamma, c.gamma_last)) ** p
 
@@ -170,16 +190,25 @@ class Method(OnPolicy):
         R = (A + V[:-1]).flatten()
         states, actions = s[:-1].flatten(0, 1), batch.actions.flatten(0, 1)
         delta = c.delta * max(0.01, 1 - self.taken / self.total) if c.anneal else c.delta
+        past = model.normalised(self.past.rows(batch.observations[0]))
         done = trust_region_step(
             model.policy, states, actions, standardised(A).flatten(), delta, c.damping, c.conjugate, c.fisher_every,
-            c.backtrack, c.tries,
+            c.backtrack, c.tries, past,
         )  # fmt: skip
+        self.past.add(batch.observations[:-1].flatten(0, 1), generator(self.seed, self.step, "past"))
         g = generator(self.seed, self.step, "critic", s.device)
         critic = least_squares(model.value, self.optimizers["value"], states, R, c.critic_epochs, c.critic_batch, g)
         return {
             "loss": critic, "improved": done.improved, "kl": done.kl, "tries": torch.tensor(float(done.tries)),
             "entropy": self.entropy(states[:1]),
         }  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "past": self.past.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.past.load_state_dict(state["past"])
 
     @torch.no_grad()
     def entropy(self, s: Tensor) -> Tensor:

@@ -93,6 +93,26 @@ def test_a_step_keeps_to_the_region_and_grows_the_surrogate(kind, delta):
 
 
 @pytest.mark.parametrize("kind", ["discrete", "vectors"])
+def test_what_is_no_longer_visited_is_not_forgotten(kind):
+    """Eq. (5): where samples are all at one place, the policy elsewhere changes little too."""
+    for seed in range(5):
+        pi, s, a, A = made(kind, seed)
+        s, elsewhere, delta = s[:1] + 0.03 * s, s, 0.01
+        free, bound = copy.deepcopy(pi), copy.deepcopy(pi)
+        trpo.trust_region_step(free, s, a, A, delta, damping=1e-3)
+        said = trpo.trust_region_step(bound, s, a, A, delta, damping=1e-3, past=elsewhere)
+        with torch.no_grad():
+
+            def changed(new, at, pi=pi):
+                return pi.kl(pi.given(at), new.given(at)).mean()
+
+            assert changed(free, s) <= delta < changed(free, elsewhere) / 5
+            assert said.tries > 0
+            torch.testing.assert_close(said.kl, max(changed(bound, s), changed(bound, elsewhere)))
+            assert said.kl <= delta
+
+
+@pytest.mark.parametrize("kind", ["discrete", "vectors"])
 def test_a_search_that_fails_leaves_every_bit(kind, monkeypatch):
     pi, s, a, A = made(kind)
     before = [p.clone() for p in pi.parameters()]
@@ -126,7 +146,7 @@ def test_every_iteration_of_a_run_keeps_to_delta(tmp_path):
 
 
 def test_gamma_grows_over_half_of_a_run():
-    """Eq. (5)."""
+    """Eq. (6)."""
 
     def gammas(**fields):
         method = trpo.Method(trpo.Config(envs=1, **fields), Environment("CartPole-v1"), 0, detect("cpu", "fp32"), 1000)
