@@ -18,13 +18,15 @@ theorem with V_w for a baseline: `reinforce`, eq. (2).
 | θ, w | | networks of their own |
 
 Differs from the paper: no threads that write to shared weights, but E environments in step; policy and value share no
-layers; observations and rewards are normalised.
+layers; observations and rewards are normalised; σ is above e^{−2}, as the gradient of log π grows with 1 / σ: where
+nothing more is to be gained, its noise would move the policy ever further.
 
 Expected: `ptheta train a2c --data CartPole-v1` reaches a return of 475 and more within 100,000 steps.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -66,6 +68,7 @@ class A2C(ActorCritic):
     """π_θ and V_w."""
 
     name = "a2c"
+    least = math.exp(-2)
 
 
 Model = A2C

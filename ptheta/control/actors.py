@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ptheta.control.flattening import rows
 from ptheta.control.normalisers import CLIP, Moments
-from ptheta.control.policies import Categorical, Gaussian, Given
+from ptheta.control.policies import LEAST, Categorical, Gaussian, Given
 from ptheta.control.spaces import Spaces, actions_for
 from ptheta.data.order import generator
 from ptheta.engine.pretrained import Pretrained
@@ -86,6 +86,9 @@ def body(
 class ActorCritic(Actor):
     r"""π_θ(a | s), and V_w(s) with parameters of its own."""
 
+    least = LEAST
+    """What σ of actions that are vectors is above."""
+
     def __init__(
         self, environment: str, spaces: dict[str, Any], hidden: Any = (64, 64), activation: str = "tanh",
         sigma: float = 0.6, seed: int = 0,
@@ -98,7 +101,7 @@ class ActorCritic(Actor):
         g = self.set_up(environment, spaces, seed)
         outputs = self.spaces.actions or self.spaces.components
         net = body(g, self.spaces, hidden, outputs, activation, 0.01)
-        self.policy = Categorical(net) if self.spaces.actions else Gaussian(net, outputs, sigma)
+        self.policy = Categorical(net) if self.spaces.actions else Gaussian(net, outputs, sigma, self.least)
         self.value = body(g, self.spaces, hidden, 1, activation, 1.0)
 
     def decide(self, s: Tensor) -> Tensor:

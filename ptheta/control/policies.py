@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from ptheta.engine.errors import UsageError
 
-LOW, HIGH = -5.0, 2.0  # of log σ
+LEAST, HIGH = math.exp(-5), 2.0  # of σ, and of log σ
 Given = tuple[Tensor, ...]
 
 
@@ -92,21 +92,20 @@ class Categorical(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """Eqs. (3) to (5). sigma: where σ starts. Raises UsageError for one outside of its bounds."""
+    """Eqs. (3) to (5). sigma: where σ starts; least: what it is above. Raises UsageError for one outside of its bounds."""
 
-    def __init__(self, net: nn.Module, actions: int, sigma: float = 1.0):
+    def __init__(self, net: nn.Module, actions: int, sigma: float = 1.0, least: float = LEAST):
         super().__init__()
-        if not LOW < math.log(max(sigma, 1e-30)) < HIGH:
-            raise UsageError(
-                f"sigma = {sigma} is impossible; allowed: between {math.exp(LOW):.3g} and {math.exp(HIGH):.3g}."
-            )
+        self.low, half = math.log(least), (HIGH - math.log(least)) / 2
+        if not self.low < math.log(max(sigma, 1e-30)) < HIGH:
+            raise UsageError(f"sigma = {sigma} is impossible; allowed: between {least:.3g} and {math.exp(HIGH):.3g}.")
         self.net = net
-        start = math.atanh(2 * (math.log(sigma) - LOW) / (HIGH - LOW) - 1)
+        start = math.atanh((math.log(sigma) - self.low) / half - 1)
         self.omega = nn.Parameter(torch.full((actions,), start))
 
     def said(self, y: Tensor) -> Given:
         """(μ, log σ), for what the network says."""
-        middle, half = (HIGH + LOW) / 2, (HIGH - LOW) / 2
+        middle, half = (HIGH + self.low) / 2, (HIGH - self.low) / 2
         return y, torch.add(middle, self.omega.tanh(), alpha=half).expand_as(y)
 
     def given(self, s: Tensor) -> Given:
@@ -133,8 +132,8 @@ class Gaussian(nn.Module):
 
     def information(self, mu: Float[Tensor, "b n"]) -> tuple[Float[Tensor, " n"], Callable[[Tensor], Tensor]]:
         """Eq. (7): of ω; and dμ → M dμ."""
-        turned = self.omega.detach().tanh()
-        log_sigma, slope = LOW + (HIGH - LOW) * (1 + turned) / 2, (HIGH - LOW) / 2 * (1 - turned.square())
+        turned, half = self.omega.detach().tanh(), (HIGH - self.low) / 2
+        log_sigma, slope = self.low + half * (1 + turned), half * (1 - turned.square())
         precision = (-2 * log_sigma).exp()
         return 2 * slope.square(), lambda dmu: dmu * precision
 

@@ -145,7 +145,7 @@ def trust_region_step(
     g = gradient(surrogate(log_pi, log_old, A), parameters)
     some, past = s[::fisher_every], s[:0] if past is None else past
     with torch.no_grad():
-        old_past = policy.given(past)
+        old_past = policy.given(past) if len(past) else ()
     product = fisher(policy, torch.cat([some, past[: len(some)]]), damping)
     x = conjugate_gradient(product, g, conjugate)
     beta = longest(product, x, delta)

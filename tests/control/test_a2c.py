@@ -1,5 +1,7 @@
 """A2C: its loss against the same written out, by finite differences, and its bootstrapping."""
 
+import math
+
 import pytest
 import torch
 
@@ -96,3 +98,18 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoi
         ptheta.train(
             "a2c", "CartPole-v1", out=str(tmp_path / "run"), steps=1_280, eval_every=64, envs=4, eval_size=1, threads=1
         )  # fmt: skip
+
+
+def test_the_deviation_stays_above_its_least_and_is_what_it_was_when_loaded(tmp_path):
+    spaces = Environment("Pendulum-v1").spaces.to_dict()
+    model = a2c.A2C("Pendulum-v1", spaces, (8,), sigma=0.3)
+    s = torch.randn(4, 3)
+    for omega in (-0.7, -1e6):
+        with torch.no_grad():
+            model.policy.omega.fill_(omega)
+            sigma = model.policy.given(s)[1].exp()
+        assert (sigma > math.exp(-2) * 0.999).all()
+        model.save_pretrained(tmp_path / str(omega))
+        again = a2c.A2C.from_pretrained(tmp_path / str(omega))
+        assert torch.equal(again.policy.given(s)[1].exp(), sigma)
+    torch.testing.assert_close(sigma, torch.full((4, 1), math.exp(-2)))

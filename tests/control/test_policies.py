@@ -7,7 +7,7 @@ import torch
 from torch import distributions as D
 from torch import nn
 
-from ptheta.control.policies import HIGH, LOW, Categorical, Deterministic, Gaussian
+from ptheta.control.policies import HIGH, LEAST, Categorical, Deterministic, Gaussian
 from ptheta.data.order import generator
 from ptheta.engine.errors import UsageError
 from ptheta.nets.mlp import MLP, orthogonal
@@ -79,12 +79,15 @@ def test_kl_to_itself_is_zero_has_no_gradient_and_its_curvature_is_the_fisher_ma
 
 
 def test_the_deviation_stays_within_its_bounds_and_can_leave_their_neighbourhood():
-    pi = Gaussian(nn.Identity(), 1, sigma=0.3)
-    assert pi.given(torch.zeros(1, 1))[1].exp().item() == pytest.approx(0.3, rel=1e-5)
-    for omega, bound in ((1e6, HIGH), (-1e6, LOW)):
-        with torch.no_grad():
-            pi.omega.fill_(omega)
-        assert pi.given(torch.zeros(1, 1))[1].item() == pytest.approx(bound)
+    for least in (LEAST, 0.1):
+        pi = Gaussian(nn.Identity(), 1, sigma=0.3, least=least)
+        assert pi.given(torch.zeros(1, 1))[1].exp().item() == pytest.approx(0.3, rel=1e-5)
+        for omega, bound in ((1e6, HIGH), (-1e6, math.log(least))):
+            with torch.no_grad():
+                pi.omega.fill_(omega)
+            assert pi.given(torch.zeros(1, 1))[1].item() == pytest.approx(bound)
+    with pytest.raises(UsageError, match="allowed: between 0.2 and 7.39"):
+        Gaussian(nn.Identity(), 1, sigma=0.1, least=0.2)
     for sigma in (0.0, 1e-3, 100.0):
         with pytest.raises(UsageError, match="sigma = .* is impossible; allowed: between"):
             Gaussian(nn.Identity(), 1, sigma=sigma)
