@@ -44,6 +44,10 @@ RUNS = {
        (("HalfCheetah", 3500), ("Hopper", 2000), ("Walker2d", 3000), ("InvertedPendulum", 1000), ("Swimmer", 90))},
     **{f"a2c {e}": (MUJOCO.format(m="a2c", e=e), wanted) for e, wanted in
        (("HalfCheetah", 1600), ("InvertedPendulum", 1000))},
+    **{f"ddpg {e}": (
+        f"ptheta train ddpg --env {e}-v5 --steps {steps} --warmup 10000 --batch-size 128 --eval-every {every} "
+        "--eval-size 5 --seeds 0-2", wanted) for e, steps, every, wanted in
+       (("HalfCheetah", 500_000, 25_000, 9000), ("InvertedPendulum", 100_000, 2_500, 1000))},
     **{f"{m} CartPole": (f"ptheta train {m} --env CartPole-v1 --seeds 0-9", 475) for m in
        ("a2c", "trpo", "dqn", "reinforce")},
     "ddpg Pendulum": ("ptheta train ddpg --env Pendulum-v1 --hidden 64 64 --batch-size 128 --seeds 0-4", -160),

@@ -21,7 +21,8 @@ Differs from the paper: no threads that write to shared weights, but E environme
 layers; observations and rewards are normalised; σ is above e^{−2}, as the gradient of log π grows with 1 / σ: where
 nothing more is to be gained, its noise would move the policy ever further.
 
-Expected: `ptheta train a2c --data CartPole-v1` reaches a return of 475 and more within 100,000 steps.
+Expected: `ptheta train a2c --data CartPole-v1` reaches a return of 475 and more within 100,000 steps; with
+`--data InvertedPendulum-v5 --steps 1000000`, 1,000 in three seeds.
 """
 
 from __future__ import annotations

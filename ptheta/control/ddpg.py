@@ -29,7 +29,7 @@ Differs from the paper: Gaussian noise by default, of deviation σ in units of h
 decay and no batch normalisation; actions enter the critic's first layer.
 
 Expected: `ptheta train ddpg --data Pendulum-v1 --hidden 64 64 --batch-size 128`: −143 to −150 in five seeds, the means
-of 100 test episodes.
+of 100 test episodes; `--data HalfCheetah-v5 --steps 500000 --warmup 10000 --batch-size 128`: 9,000 to 9,820 in three.
 """
 
 from __future__ import annotations

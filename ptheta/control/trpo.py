@@ -46,7 +46,7 @@ state (the paper: a tenth) and as many of M; δ falls linearly, as steps of a co
 show nothing but noise; a critic and generalised advantages in place of sums of rewards (as in the authors' next paper).
 
 Expected: `ptheta train trpo --data CartPole-v1` reaches a return of 475 and more within 100,000 steps; with
-`--data HalfCheetah-v5 --steps 1000000`, 4,270 to 5,260 in three seeds.
+`--data HalfCheetah-v5 --steps 1000000`, 3,440 to 5,650 in three seeds.
 """
 
 from __future__ import annotations
