@@ -92,7 +92,7 @@ class Categorical(nn.Module):
 
 
 class Gaussian(nn.Module):
-    """Eqs. (3) to (5). sigma: where σ starts; least: what it is above. Raises UsageError for one outside of its bounds."""
+    """Eqs. (3) to (5). sigma: where σ starts; least: what it stays above. Raises UsageError for one out of bounds."""
 
     def __init__(self, net: nn.Module, actions: int, sigma: float = 1.0, least: float = LEAST):
         super().__init__()
