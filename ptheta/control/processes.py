@@ -27,7 +27,7 @@ import numpy as np
 from ptheta.control.envs import Environment, Envs, Step
 from ptheta.engine.errors import InputError
 
-WORTH = 1e-3  # seconds of a step of all environments, from which on a message is worth its while
+WORTH = 4e-4  # seconds of a step of all environments, from which on a message is worth its while
 GAIN = 1.4  # times as many steps a second, from which on another process is: of cores that share one, it is not
 AWAKE = 2e-3  # seconds that one waits before it sleeps
 STEP, STEP_SOME, LOOK, RESET, STATE, LOAD, QUIT = b"s", b"g", b"o", b"r", b"d", b"l", b"q"
