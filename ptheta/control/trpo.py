@@ -95,8 +95,6 @@ class Config(OnPolicyConfig):
     """States in M of eq. (5); 0 for eq. (4) as it is."""
     backtrack: Annotated[float, Between(0, 1, open=True)] = 0.8
     """α."""
-    tries: Annotated[int, Between(1)] = 10
-    """Values of j that are tried."""
     critic_rate: Annotated[float, Between(0, open=True)] = 1e-3
     """Adam's step size for the critic."""
     critic_epochs: Annotated[int, Between(0)] = 8
@@ -135,8 +133,10 @@ def trust_region_step(
     policy: Categorical | Gaussian, s: Tensor, a: Tensor, A: Float[Tensor, " n"], delta: float, damping: float = 0.1,
     conjugate: int = 10, fisher_every: int = 1, backtrack: float = 0.8, tries: int = 10, past: Tensor | None = None,
 ) -> Trust:  # fmt: skip
-    """Eq. (4) by one step of `policy`, whose parameters change in place; eq. (5) with the states of M in `past`. Raises
-    InputError where F is no longer finite or positive."""
+    """Eq. (4) by one step of `policy`, whose parameters change in place; eq. (5) with the states of M in `past`.
+
+    tries: Values of j.
+    Raises InputError where F is no longer finite or positive."""
     parameters = list(policy.parameters())
     given = policy.given(s)
     old: Given = tuple(x.detach() for x in given)
@@ -193,7 +193,7 @@ class Method(OnPolicy):
         past = model.normalised(self.past.rows(batch.observations[0]))
         done = trust_region_step(
             model.policy, states, actions, standardised(A).flatten(), delta, c.damping, c.conjugate, c.fisher_every,
-            c.backtrack, c.tries, past,
+            c.backtrack, past=past,
         )  # fmt: skip
         self.past.add(batch.observations[:-1].flatten(0, 1), generator(self.seed, self.step, "past"))
         g = generator(self.seed, self.step, "critic", s.device)
