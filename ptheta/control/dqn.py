@@ -22,8 +22,8 @@ Differs from the papers: w' follows slowly in place of a copy every 10,000 steps
 moments that go on moving; errors are not cut to [−1, 1]. What cuts them fits a median in place of a mean: where states
 look alike of which a few are the last, it does not see those, and values grow beyond any sum of rewards.
 
-Expected: `ptheta train dqn --data CartPole-v1 --steps 50000` reached 500, 448 and 500 at best (three seeds), and did
-not hold it.
+Expected: `ptheta train dqn --data CartPole-v1` reaches 500 within 100,000 steps in ten seeds of ten, and may fall
+again; of the ten models that were kept, each has 500 in each of 100 test episodes.
 """
 
 from __future__ import annotations
