@@ -101,3 +101,15 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     with pytest.raises(UsageError, match="name another --out"):
         tour(tmp_path, steps=20)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_tour_that_is_cut_short_can_be_taken_again(tmp_path, monkeypatch):
+    def cut_short(run, steps, seed):
+        run.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ptheta.tour.density.digits", cut_short)
+    for k in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            tour(tmp_path / "tour", steps=20)
+        assert (tmp_path / "tour" / f"made-digits-{k}").is_dir()

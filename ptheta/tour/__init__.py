@@ -26,6 +26,9 @@ def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
     page = out / "index.html"
     if out.exists() and any(out.iterdir()) and not (page.exists() and "ptheta tour" in page.read_text(errors="ignore")):
         raise UsageError(f"{out} holds something that is no tour; name another --out.")
+    if not page.exists():  # so that a tour that is cut short can be taken again
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(page, "<!doctype html><title>ptheta tour</title><p>It is under way, or was cut short.</p>\n")
     runs, k = ("made-digits", "joint-digits", "context-scenes", "gridworld", "trpo-balance", "ddpg-balance"), 1
     while any((out / f"{name}-{k}").exists() or (out / f"{name}-{k}-1").exists() for name in runs):
         k += 1
@@ -36,7 +39,6 @@ def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
         segmentation.scenes(scenes, max(1, 3 * steps // 4), seed),
         *control.sections(world, out / f"balance-{k}", steps, seed),
     ]
-    out.mkdir(exist_ok=True)
     seconds = time.monotonic() - began
     write_text(page, document(sections, seconds))
     print(page)
