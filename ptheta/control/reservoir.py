@@ -7,6 +7,11 @@ Of a stream of rows, the first M are kept. Row n > M draws a place and takes it 
     j ∼ uniform(1, …, n),      x_j ← s_n   where j ≤ M                                                            (1)
 
 after which each of the n rows is in the reservoir with probability M / n.
+
+| symbol | shape | here |
+|---|---|---|
+| x | (M, …) | of the type of the first rows that came; the first min(n, M) are filled |
+| s_n | (…) | a row; `add` takes k of them, (k, …) |
 """
 
 from __future__ import annotations
