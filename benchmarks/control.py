@@ -37,6 +37,7 @@ CASES = [
     ("a2c", "HalfCheetah-v5", 16, 16, 30_000, {"rollout": 5}, 1.5),
     ("ddpg", "HalfCheetah-v5", 1, 1, 1_000, {"warmup": 100}, 1.5),
     ("ddpg x 8", "HalfCheetah-v5", 1, 1, 2_400, {"warmup": 100}, 1.8),
+    ("ddpg x 8 bf16", "HalfCheetah-v5", 1, 1, 2_400, {"warmup": 100}, 2.8),
 ]
 MUJOCO = "ptheta train {m} --env {e}-v5 --steps 1000000 --eval-every 25000 --eval-size 5 --seeds 0-2"
 RUNS = {
@@ -110,7 +111,7 @@ def speed(python: str, rounds: int, threads: int, only: list[str]) -> list[dict]
             continue
         pairs = [
             (
-                together(env, 8, steps, fields, threads)
+                together(env, 8, steps, fields, threads, "bf16" if "bf16" in name else "fp32")
                 if "x 8" in name
                 else ours(name, env, mine, steps, fields, threads),
                 theirs(python, name.split()[0], env, other, max(500, steps // 4), threads),

@@ -42,6 +42,7 @@ from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
 from ptheta.nets.mlp import through
+from ptheta.nets.optimizers import adam
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Method(OffPolicy):
     def build(self) -> None:
         c = self.config
         self.model = DQN(self.data.name, self.data.spaces.to_dict(), c.hidden, self.seed).to(self.hardware.device)
-        self.optimizers = {"Q": torch.optim.Adam(self.model.parameters(), c.learning_rate, fused=True)}
+        self.optimizers = {"Q": adam(self.model.Q, c.learning_rate)}
 
     def explore(self, s: Tensor, g: torch.Generator) -> Tensor:
         """The best action, or any."""

@@ -27,6 +27,7 @@ from ptheta.data.order import generator
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between, Config
 from ptheta.nets.mlp import MLP, Pass, through
+from ptheta.nets.optimizers import vector
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,17 @@ class OffPolicyConfig(Config):
 
 
 class OffPolicy(Control):
-    """A subclass builds its model and `optimizers` in `build`, and has `explore` and `learn`."""
+    """A subclass builds its model in `build`, and `optimizers` (`nets.optimizers.adam`), each by the name of the part
+    of the model that it is for; it has `explore` and `learn`."""
 
     def __init__(self, config: Any, data: Environment, seed: int, hardware: Hardware, steps: int):
         self.begin(config, data, seed, hardware, steps)
         self.build()
         self.targets: nn.Module = copy.deepcopy(self.model).requires_grad_(False)
-        self.pairs = list(self.targets.parameters()), list(self.model.parameters())
+        self.pairs = (
+            [vector(getattr(self.targets, name)) for name in self.optimizers],
+            [of.param_groups[0]["params"][0] for of in self.optimizers.values()],
+        )
         self.envs = Envs(data, config.envs, seed)
         self.replay = Replay(min(config.replay, max(steps, config.warmup) + config.envs), data.spaces, hardware.device)
 
@@ -128,9 +133,13 @@ class OffPolicy(Control):
         """An update is done: what is logged of it."""
         self.step += 1
         self.taken += batch
-        means = {name: torch.stack([one[name] for one in found]).mean() for name in (found[0] if found else ())}
+        means = found[0] if len(found) == 1 else mean_of(found)
         none = {} if found else {"loss": torch.zeros((), device=self.hardware.device)}
         return {**none, **means, **self.finished([]), "units": torch.tensor(batch)}
+
+    def start_from(self, model: Any) -> None:
+        super().start_from(model)
+        self.targets.load_state_dict(self.model.state_dict())
 
     # ------------------------------------------------------------ state
 
@@ -141,6 +150,11 @@ class OffPolicy(Control):
         super().load_state_dict(state)
         self.targets.load_state_dict(state["targets"])
         self.replay.load_state_dict(state["replay"])
+
+
+def mean_of(found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """By name."""
+    return {name: torch.stack([one[name] for one in found]).mean() for name in (found[0] if found else ())}
 
 
 @torch.no_grad()

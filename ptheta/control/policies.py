@@ -149,6 +149,8 @@ class Deterministic(nn.Module):
 
     low: Tensor
     high: Tensor
+    middle: Tensor
+    reach: Tensor
 
     def __init__(self, net: nn.Module, low: Float[Tensor, " n"], high: Float[Tensor, " n"]):
         super().__init__()
@@ -160,14 +162,16 @@ class Deterministic(nn.Module):
         self.net = net
         self.register_buffer("low", low)
         self.register_buffer("high", high)
+        self.register_buffer("middle", (low + high) / 2, persistent=False)
+        self.register_buffer("reach", (high - low) / 2, persistent=False)
 
     def within(self, y: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
         """a, for what the network says."""
-        return (self.low + self.high) / 2 + (self.high - self.low) / 2 * y.tanh()
+        return torch.addcmul(self.middle, self.reach, y.tanh())
 
     def slope(self, y: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
         """∂a / ∂y of eq. (6)."""
-        return (self.high - self.low) / 2 * (1 - y.tanh().square())
+        return self.reach * (1 - y.tanh().square())
 
     def forward(self, s: Tensor) -> Float[Tensor, "b n"]:
         """a."""

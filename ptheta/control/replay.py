@@ -71,7 +71,7 @@ class Replay:
     def draw(self, count: int, g: torch.Generator) -> Transitions:
         """So many, each drawn from all, with return."""
         rows = torch.randint(self.size, (count,), generator=g, device=self.r.device)
-        return Transitions(*(getattr(self, name)[rows] for name in FIELDS))
+        return Transitions(*(getattr(self, name).index_select(0, rows) for name in FIELDS))
 
     def state_dict(self) -> dict[str, Any]:
         """What is filled."""

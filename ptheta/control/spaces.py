@@ -112,4 +112,4 @@ def actions_for(spaces: Spaces) -> Callable[[np.ndarray], Any]:
         return lambda a: a
     low, high = np.array(spaces.low, np.float32), np.array(spaces.high, np.float32)
     middle, half = low / 2 + high / 2, high / 2 - low / 2  # in this order, the largest bounds do not overflow
-    return lambda a: np.clip(middle + half * a, low, high)
+    return lambda a: np.minimum(np.maximum(middle + half * a, low), high)

@@ -25,8 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ptheta.control.learning import full
+from ptheta.control.offpolicy import follow
 from ptheta.control.replay import Transitions
 from ptheta.nets.mlp import Pass
+from ptheta.nets.optimizers import show, views
 
 
 class Stacked:
@@ -38,39 +40,32 @@ class Stacked:
         if any(m.config != first.config or m.data.fingerprint() != first.data.fingerprint() for m in methods):
             raise ValueError("only methods that differ in nothing but their seeds can be learned together.")
         self.methods, self.config = methods, first.config
-        self.model = stacked([m.model for m in methods])
-        self.targets = stacked([m.targets for m in methods])
         self.layers = len(first.config.hidden) + 1
-        self.groups = {
-            name: [p for k, p in self.model.items() if k.startswith(f"{name}.")] for name in ("policy", "critic")
-        }
-        for p in self.model.values():
-            p.requires_grad_()
-        self.optimizers = {name: self._optimizer(name) for name in self.groups}
+        self.theta: dict[str, Tensor] = {}
+        self.slow: dict[str, Tensor] = {}
+        self.model: dict[str, list[Tensor]] = {}
+        self.targets: dict[str, list[Tensor]] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        for name in first.optimizers:
+            self.theta[name], self.model[name] = joined_views([getattr(m.model, name) for m in methods])
+            self.slow[name], self.targets[name] = joined_views([getattr(m.targets, name) for m in methods])
+            self.optimizers[name] = self._optimizer(name)
 
-    def _optimizer(self, group: str) -> torch.optim.Optimizer:
+    def _optimizer(self, name: str) -> torch.optim.Optimizer:
         """Adam for all seeds, with the state of each one's own, whose tensors become views of it."""
-        rate = self.methods[0].optimizers[group].param_groups[0]["lr"]
-        optimizer = torch.optim.Adam(self.groups[group], rate, fused=True)
-        for name, p in self.model.items():
-            if not name.startswith(f"{group}."):
-                continue
-            own = [dict(m.model.named_parameters())[name] for m in self.methods]
-            states = [m.optimizers[group].state for m in self.methods]
-            if all(q in state for q, state in zip(own, states)):
-                kept = [state[q] for q, state in zip(own, states)]
-                optimizer.state[p] = {
-                    "step": kept[0]["step"].clone(),
-                    **{k: torch.stack([one[k] for one in kept]) for k in ("exp_avg", "exp_avg_sq")},
-                }
-            else:
-                optimizer.state[p] = {
-                    "step": torch.zeros((), device=p.device),
-                    "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p),
-                }  # fmt: skip
-            whole = optimizer.state[p]
-            for s, (q, state) in enumerate(zip(own, states)):
-                state[q] = {k: whole[k] if k == "step" else whole[k][s] for k in ("step", "exp_avg", "exp_avg_sq")}
+        theta, own = self.theta[name], [m.optimizers[name] for m in self.methods]
+        optimizer = torch.optim.Adam([theta.requires_grad_()], own[0].param_groups[0]["lr"], fused=True)
+        theta.grad = torch.zeros_like(theta)
+        for p, view in zip(self.model[name], views(theta.grad, getattr(self.methods[0].model, name))):
+            p.grad = view
+        vectors = [one.param_groups[0]["params"][0] for one in own]
+        kept = [one.state[of] for one, of in zip(own, vectors)]
+        whole = {k: torch.stack([state[k] for state in kept]) for k in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[theta] = {"step": kept[0]["step"].clone(), **whole}
+        for s, (m, one, of) in enumerate(zip(self.methods, own, vectors)):
+            of.data = theta.detach()[s]
+            one.state[of] = {k: x if k == "step" else x[s] for k, x in optimizer.state[theta].items()}
+            show(one, getattr(m.model, name))
         return optimizer
 
     def update(self, batches: list[int]) -> list[dict[str, Tensor]]:
@@ -97,48 +92,40 @@ class Stacked:
             critic.descend(off * (2 / s.shape[1]))
             self.optimizers["critic"].step()
 
-            policy = self.through("policy.net", s)
+            policy = self.through("policy", s)
             a = policy.y.tanh()
             critic = self.through("critic", torch.cat([s, a], 2))
             down = critic.pull_to_x(torch.full_like(critic.y, -1 / s.shape[1]), slice(-m, None))
             policy.descend(down * (1 - a.square()))
             self.optimizers["policy"].step()
-        torch._foreach_lerp_(list(self.targets.values()), list(self.model.values()), c.tau)
+        follow(list(self.slow.values()), list(self.theta.values()), c.tau)
         return off.square().mean((1, 2)), critic.y.mean((1, 2))
 
-    def through(self, name: str, x: Float[Tensor, "S b n"]) -> Pass:
+    def through(self, name: str, x: Float[Tensor, "S b n"], of: dict[str, list[Tensor]] | None = None) -> Pass:
         """Eq. (1), layer after layer, and back."""
-        W, b = ([self.model[f"{name}.{part}.{i}"] for i in range(self.layers)] for part in "Wb")
-        return Pass(W, b, "relu", x)
+        parameters = (of or self.model)[name]
+        return Pass(parameters[: self.layers], parameters[self.layers :], "relu", x)
 
-    def policy(self, of: dict[str, Tensor], s: Float[Tensor, "S b n"]) -> Float[Tensor, "S b m"]:
+    def policy(self, of: dict[str, list[Tensor]], s: Float[Tensor, "S b n"]) -> Float[Tensor, "S b m"]:
         """μ(s)."""
-        return self.net(of, "policy.net", s).tanh()
+        return self.through("policy", s, of).y.tanh()
 
-    def Q(self, of: dict[str, Tensor], s: Float[Tensor, "S b n"], a: Float[Tensor, "S b m"]) -> Float[Tensor, "S b"]:
+    def Q(
+        self, of: dict[str, list[Tensor]], s: Float[Tensor, "S b n"], a: Float[Tensor, "S b m"]
+    ) -> Float[Tensor, "S b"]:
         """Q(s, a)."""
-        return self.net(of, "critic", torch.cat([s, a], 2))[..., 0]
-
-    def net(self, of: dict[str, Tensor], name: str, x: Float[Tensor, "S b n"]) -> Float[Tensor, "S b k"]:
-        """Eq. (1), layer after layer, with ReLU between them."""
-        for i in range(self.layers):
-            W, b = of[f"{name}.W.{i}"], of[f"{name}.b.{i}"]
-            x = torch.baddbmm(b[:, None], x, W.transpose(1, 2))
-            x = x.relu() if i < self.layers - 1 else x
-        return x
+        return self.through("critic", torch.cat([s, a], 2), of).y[..., 0]
 
 
 @torch.no_grad()
-def stacked(modules: list[Any]) -> dict[str, Tensor]:
-    """Parameters by name, (S, …); those of the modules become views of them."""
-    whole = {
-        name: torch.stack([dict(m.named_parameters())[name] for m in modules])
-        for name, _ in modules[0].named_parameters()
-    }
-    for s, module in enumerate(modules):
-        for name, p in module.named_parameters():
-            p.data = whole[name][s]
-    return whole
+def joined_views(modules: list[Any]) -> tuple[Float[Tensor, "S n"], list[Tensor]]:
+    """The vectors of several networks of the same layers, and the parameters (S, …) of all, which are views of them, as
+    those of the modules become."""
+    whole = torch.stack([torch.cat([p.flatten() for p in module.parameters()]) for module in modules])
+    for theta, module in zip(whole, modules):
+        for p, view in zip(module.parameters(), views(theta, module)):
+            p.data = view
+    return whole, views(whole, modules[0])
 
 
 def joined(drawn: list[Transitions]) -> Transitions:

@@ -49,6 +49,7 @@ from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
+from ptheta.nets.optimizers import adam
 
 MOST = 20_000  # candidates k^m that are looked at for one state
 
@@ -169,8 +170,8 @@ class Method(OffPolicy):
             self.hardware.device
         )
         self.optimizers = {
-            "policy": torch.optim.Adam(self.model.policy.parameters(), c.learning_rate, fused=True),
-            "critic": torch.optim.Adam(self.model.critic.parameters(), c.critic_rate, fused=True),
+            "policy": adam(self.model.policy, c.learning_rate),
+            "critic": adam(self.model.critic, c.critic_rate),
         }
 
     def explore(self, s: Tensor, g: torch.Generator) -> Tensor:

@@ -112,14 +112,24 @@ def steps(folder: Path) -> Iterator[tuple[int, Path]]:
 
 def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The optimiser's tensors by parameter name, {name: {"exp_avg": …}}, so that their order cannot matter."""
-    return {name: dict(optimizer.state[p]) for name, p in module.named_parameters() if p in optimizer.state}
+    return {
+        name: {k: v.clone() if k == "step" else v for k, v in optimizer.state[p].items()}  # one file, no shared memory
+        for name, p in module.named_parameters()
+        if p in optimizer.state
+    }
 
 
 def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The inverse of `optimizer_state`, into an optimiser of the same module."""
+    """The inverse of `optimizer_state`, into an optimiser of the same module; into its tensors, where it has them."""
     for name, p in module.named_parameters():
-        if name in state:
-            optimizer.state[p] = {k: v.to(p.device) if k != "step" else v for k, v in state[name].items()}
+        if name not in state:
+            continue
+        own = optimizer.state[p]
+        for k, v in state[name].items():
+            if k in own:
+                own[k].copy_(v)
+            else:
+                own[k] = v.to(p.device) if k != "step" else v
 
 
 def not_a_number(state: dict[str, Any], prefix: str = "") -> str | None:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -100,22 +100,23 @@ class Pass:
             self.y: Float[Tensor, "*b m"] = _affine(self.h[-1], self.W[-1], b[-1]).to(self.kept)
 
     @torch.no_grad()
-    def pull(self, g: Float[Tensor, "*b m"]) -> tuple[list[Tensor], list[Tensor]]:
-        """Eq. (2): ∂L/∂W and ∂L/∂b, for g = ∂L/∂y."""
-        W, h, dW, db, g = self.W, self.h, [], [], g.to(self.h[0].dtype)
-        for i in range(len(W) - 1, -1, -1):
-            dW.append(_outer(g, h[i]))
-            db.append(g.sum(-2))
+    def pull(self, g: Float[Tensor, "*b m"], into: Sequence[Tensor] | None = None) -> Any:
+        """Eq. (2): ∂L/∂W and ∂L/∂b, for g = ∂L/∂y. into: Tensors to write them to, of all W and then of all b."""
+        found = [torch.empty_like(p) for p in self.parameters] if into is None else into
+        W, h, L, g = self.W, self.h, len(self.W), g.to(self.h[0].dtype)
+        for i in range(L - 1, -1, -1):
+            _outer(g, h[i], found[i])
+            torch.sum(g, -2, dtype=self.kept, out=found[L + i])
             if i:
                 g = self.bend(g @ W[i], h[i])
-        if g.dtype is not self.kept:
-            dW, db = [x.to(self.kept) for x in dW], [x.to(self.kept) for x in db]
-        return dW[::-1], db[::-1]
+        return found[:L], found[L:]
 
     def descend(self, g: Float[Tensor, "*b m"] | None = None) -> None:
         """Eq. (2), into the gradients of the parameters. g: ∂L/∂y; without it, the gradient that y has."""
-        for p, found in zip(self.parameters, sum(self.pull(self.y.grad if g is None else g), [])):  # pyright: ignore
-            p.grad = found
+        for p in self.parameters:
+            if p.grad is None:
+                p.grad = torch.empty_like(p)
+        self.pull(self.y.grad if g is None else g, [p.grad for p in self.parameters])  # pyright: ignore
 
     @torch.no_grad()
     def pull_to_x(self, g: Float[Tensor, "*b m"], columns: slice = slice(None)) -> Float[Tensor, "*b k"]:
@@ -145,7 +146,9 @@ class Recorded:
         """∂L/∂θ into the gradients of the parameters. g: ∂L/∂y; without it, the gradient that y has."""
         g = self.y.grad if g is None else g
         for p, found in zip(self.parameters, torch.autograd.grad(self.graph, self.parameters, g)):
-            p.grad = found.contiguous()  # Adam, fused, reads memory as it lies
+            if p.grad is None:
+                p.grad = torch.empty_like(p)
+            p.grad.copy_(found)  # contiguous: Adam, fused, reads memory as it lies
 
 
 def through(net: nn.Module, x: Tensor) -> Pass | Recorded:
@@ -157,9 +160,14 @@ def _affine(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
     return torch.addmm(b, x, W.mT) if x.ndim == 2 else torch.baddbmm(b[:, None], x, W.mT)
 
 
-def _outer(g: Tensor, h: Tensor) -> Tensor:
-    """g^T h, contiguous; of a wide g the other way round, which libraries are twice as fast at."""
-    return (h.mT @ g).mT.contiguous() if h.shape[-1] < g.shape[-1] else g.mT @ h
+def _outer(g: Tensor, h: Tensor, into: Tensor) -> None:
+    """g^T h; of a wide g the other way round, which libraries are twice as fast at."""
+    if h.shape[-1] < g.shape[-1]:
+        into.copy_((h.mT @ g).mT)
+    elif g.ndim == 2 and g.dtype is into.dtype:
+        torch.mm(g.mT, h, out=into)
+    else:
+        into.copy_(g.mT @ h)
 
 
 def _of_tanh(g: Tensor, h: Tensor) -> Tensor:

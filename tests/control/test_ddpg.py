@@ -215,3 +215,12 @@ def test_it_learns_where_to_act(tmp_path):
     assert max(found) > -0.3 > found[0] + 1
     a = ptheta.load(run).act(np.float32([1.0, 3.0]))
     assert np.abs(a - [1, 3]).max() < 0.6
+
+
+def test_where_a_run_starts_from_another_model_the_slow_copy_does_too():
+    m = ddpg.Method(ddpg.Config(hidden=(8,)), Environment("Pendulum-v1"), 0, detect("cpu", "fp32"), 100)
+    other = ddpg.DDPG("Pendulum-v1", m.data.spaces.to_dict(), (8,), 5)
+    m.start_from(other)
+    for name, p in other.named_parameters():
+        assert torch.equal(dict(m.model.named_parameters())[name], p)
+        assert torch.equal(dict(m.targets.named_parameters())[name], p)

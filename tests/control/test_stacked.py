@@ -23,9 +23,12 @@ def methods(seeds, **more):
     """In float64: where a gradient is zero but for rounding, Adam makes a step of its full size of that."""
     made = []
     for seed in seeds:
-        m = ddpg.Method(ddpg.Config(**SMALL, **more), Environment("Pendulum-v1"), seed, detect("cpu", "fp32"), 1000)
-        m.model.double()
-        m.targets.double()
+        torch.set_default_dtype(torch.float64)
+        try:
+            m = ddpg.Method(ddpg.Config(**SMALL, **more), Environment("Pendulum-v1"), seed, detect("cpu", "fp32"), 1000)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert m.model.critic.W[0].dtype == torch.float64
         for name in ("s", "a", "r", "after"):
             setattr(m.replay, name, getattr(m.replay, name).double())
         m.explore = lambda s, g, whole=m.explore: whole(s.double(), g)
