@@ -41,6 +41,7 @@ from ptheta.control.returns import advantages, standardised
 from ptheta.control.rollouts import Rollout
 from ptheta.engine.method import Between
 from ptheta.nets.mlp import through
+from ptheta.nets.optimizers import vector
 
 EPSILON = 3e-4  # of RMSprop: with less, gradients of nothing but noise make steps of full size
 
@@ -92,7 +93,7 @@ class Method(OnPolicy):
     def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:
         c = self.config
         return {
-            "all": torch.optim.RMSprop(self.model.parameters(), c.learning_rate, alpha=0.99, eps=EPSILON, foreach=True)
+            "all": torch.optim.RMSprop([vector(self.model)], c.learning_rate, alpha=0.99, eps=EPSILON, foreach=True)
         }
 
     def improve(self, batch: Rollout, s: Tensor, rewards: Tensor) -> dict[str, Tensor]:
@@ -110,7 +111,7 @@ class Method(OnPolicy):
 
         for group in optimizer.param_groups:
             group["lr"] = c.learning_rate * max(0.0, 1 - self.taken / self.total)
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=False)
         L.backward()  # to what the networks said, and to σ
         actor.descend()
         critic.descend()

@@ -49,7 +49,7 @@ from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
-from ptheta.nets.optimizers import adam
+from ptheta.nets.optimizers import vector
 
 KAPPA = 0.15
 
@@ -121,8 +121,8 @@ class Method(OffPolicy):
         c = self.config
         self.model = DDPG(self.data.name, self.data.spaces.to_dict(), c.hidden, self.seed).to(self.hardware.device)
         self.optimizers = {
-            "policy": adam(self.model.policy, c.learning_rate),
-            "critic": adam(self.model.critic, c.critic_rate),
+            "policy": torch.optim.Adam([vector(self.model.policy)], c.learning_rate, fused=True),
+            "critic": torch.optim.Adam([vector(self.model.critic)], c.critic_rate, fused=True),
         }
         self.x = torch.zeros(c.envs, self.data.spaces.components, device=self.hardware.device)
 

@@ -42,7 +42,7 @@ from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
 from ptheta.nets.mlp import through
-from ptheta.nets.optimizers import adam
+from ptheta.nets.optimizers import vector
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Method(OffPolicy):
     def build(self) -> None:
         c = self.config
         self.model = DQN(self.data.name, self.data.spaces.to_dict(), c.hidden, self.seed).to(self.hardware.device)
-        self.optimizers = {"Q": adam(self.model.Q, c.learning_rate)}
+        self.optimizers = {"Q": torch.optim.Adam([vector(self.model.Q)], c.learning_rate, fused=True)}
 
     def explore(self, s: Tensor, g: torch.Generator) -> Tensor:
         """The best action, or any."""

@@ -39,6 +39,7 @@ from ptheta.control.returns import advantages, standardised
 from ptheta.control.rollouts import Rollout
 from ptheta.data.order import generator
 from ptheta.engine.method import Between
+from ptheta.nets.optimizers import vector
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Method(OnPolicy):
     steps = 100_000
 
     def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:
-        return {"value": torch.optim.Adam(self.model.value.parameters(), self.config.critic_rate, fused=True)}
+        return {"value": torch.optim.Adam([vector(self.model.value)], self.config.critic_rate, fused=True)}
 
     def improve(self, batch: Rollout, s: Tensor, rewards: Tensor) -> dict[str, Tensor]:
         c, model = self.config, self.model

@@ -49,8 +49,8 @@ class OffPolicyConfig(Config):
 
 
 class OffPolicy(Control):
-    """A subclass builds its model in `build`, and `optimizers` (`nets.optimizers.adam`), each by the name of the part
-    of the model that it is for; it has `explore` and `learn`."""
+    """A subclass builds its model in `build`, and `optimizers`, each of one vector (`nets.optimizers`) and by the name
+    of the part of the model that it is for; it has `explore` and `learn`."""
 
     def __init__(self, config: Any, data: Environment, seed: int, hardware: Hardware, steps: int):
         self.begin(config, data, seed, hardware, steps)

@@ -28,7 +28,7 @@ from ptheta.control.learning import full
 from ptheta.control.offpolicy import follow
 from ptheta.control.replay import Transitions
 from ptheta.nets.mlp import Pass
-from ptheta.nets.optimizers import show, views
+from ptheta.nets.optimizers import views
 
 
 class Stacked:
@@ -59,13 +59,14 @@ class Stacked:
         for p, view in zip(self.model[name], views(theta.grad, getattr(self.methods[0].model, name))):
             p.grad = view
         vectors = [one.param_groups[0]["params"][0] for one in own]
-        kept = [one.state[of] for one, of in zip(own, vectors)]
+        first = {"step": torch.zeros((), device=theta.device), "exp_avg": torch.zeros_like(vectors[0])}
+        first["exp_avg_sq"] = torch.zeros_like(vectors[0])
+        kept = [one.state.get(of, first) for one, of in zip(own, vectors)]
         whole = {k: torch.stack([state[k] for state in kept]) for k in ("exp_avg", "exp_avg_sq")}
         optimizer.state[theta] = {"step": kept[0]["step"].clone(), **whole}
-        for s, (m, one, of) in enumerate(zip(self.methods, own, vectors)):
+        for s, (one, of) in enumerate(zip(own, vectors)):
             of.data = theta.detach()[s]
             one.state[of] = {k: x if k == "step" else x[s] for k, x in optimizer.state[theta].items()}
-            show(one, getattr(m.model, name))
         return optimizer
 
     def update(self, batches: list[int]) -> list[dict[str, Tensor]]:

@@ -69,6 +69,7 @@ from ptheta.control.rollouts import Rollout
 from ptheta.data.order import generator
 from ptheta.engine.hardware import Hardware
 from ptheta.engine.method import Between
+from ptheta.nets.optimizers import vector
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Method(OnPolicy):
         self.past = Reservoir(config.remembered)
 
     def optimizers_of(self) -> dict[str, torch.optim.Optimizer]:
-        return {"value": torch.optim.Adam(self.model.value.parameters(), self.config.critic_rate, fused=True)}
+        return {"value": torch.optim.Adam([vector(self.model.value)], self.config.critic_rate, fused=True)}
 
     @property
     def gamma(self) -> float:

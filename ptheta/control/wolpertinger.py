@@ -49,7 +49,7 @@ from ptheta.control.policies import Deterministic
 from ptheta.control.replay import Transitions
 from ptheta.engine.errors import UsageError
 from ptheta.engine.method import Between
-from ptheta.nets.optimizers import adam
+from ptheta.nets.optimizers import vector
 
 MOST = 20_000  # candidates k^m that are looked at for one state
 
@@ -170,8 +170,8 @@ class Method(OffPolicy):
             self.hardware.device
         )
         self.optimizers = {
-            "policy": adam(self.model.policy, c.learning_rate),
-            "critic": adam(self.model.critic, c.critic_rate),
+            "policy": torch.optim.Adam([vector(self.model.policy)], c.learning_rate, fused=True),
+            "critic": torch.optim.Adam([vector(self.model.critic)], c.critic_rate, fused=True),
         }
 
     def explore(self, s: Tensor, g: torch.Generator) -> Tensor:

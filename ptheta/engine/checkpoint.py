@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,25 +111,43 @@ def steps(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimiser's tensors by parameter name, {name: {"exp_avg": …}}, so that their order cannot matter."""
-    return {
-        name: {k: v.clone() if k == "step" else v for k, v in optimizer.state[p].items()}  # one file, no shared memory
-        for name, p in module.named_parameters()
-        if p in optimizer.state
-    }
-
-
-def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """The inverse of `optimizer_state`, into an optimiser of the same module; into its tensors, where it has them."""
+    """The optimiser's tensors by parameter name, {name: {"exp_avg": …}}, so that their order cannot matter, nor whether
+    it has a parameter itself or a vector of which that is a view (`nets.optimizers.vector`)."""
+    found = {}
     for name, p in module.named_parameters():
-        if name not in state:
+        if (place := _place(p, optimizer.state)) is not None:
+            whole, part = place
+            state = optimizer.state[whole]
+            found[name] = {k: v.clone() if k == "step" else v[part].view_as(p) for k, v in state.items()}
+    return found
+
+
+@torch.no_grad()
+def load_optimizer_state(module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """The inverse of `optimizer_state`, into an optimiser of the same module."""
+    learned = [p for group in optimizer.param_groups for p in group["params"]]
+    for name, p in module.named_parameters():
+        if name not in state or (place := _place(p, learned)) is None:
             continue
-        own = optimizer.state[p]
+        whole, part = place
+        own = optimizer.state[whole]
         for k, v in state[name].items():
-            if k in own:
-                own[k].copy_(v)
+            if k == "step":
+                own[k] = v.clone()
             else:
-                own[k] = v.to(p.device) if k != "step" else v
+                own.setdefault(k, torch.zeros_like(whole))[part].copy_(v.view_as(whole[part]))
+
+
+def _place(p: torch.Tensor, among: Iterable[torch.Tensor]) -> tuple[torch.Tensor, Any] | None:
+    """The one of these that a parameter is or is a view of, and which part of it."""
+    for whole in among:
+        if whole is p:
+            return whole, ...
+        if whole.dim() == 1 and whole.untyped_storage().data_ptr() == p.untyped_storage().data_ptr():
+            first = p.storage_offset() - whole.storage_offset()
+            if 0 <= first <= whole.numel() - p.numel():
+                return whole, slice(first, first + p.numel())
+    return None
 
 
 def not_a_number(state: dict[str, Any], prefix: str = "") -> str | None:

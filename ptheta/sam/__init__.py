@@ -1,0 +1,1 @@
+"""p_θ(mask | picture, prompt): what is meant by a point, a box or a mask."""

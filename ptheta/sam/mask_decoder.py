@@ -1,0 +1,177 @@
+r"""SAM's mask decoder: tokens and a picture's map look at each other twice, and tokens become masks.
+
+A. Kirillov et al., "Segment Anything", ICCV 2023 (the box "mask decoder" of figure 4; figure 14).
+
+The tokens t are one that will tell how good the masks are, four that will become masks, and those of the prompt. With
+z the picture's map, to which the prompt's map is added, and γ its places, a layer is
+
+    t ← LN(t + Attention(t + t_0, t + t_0, t))          (in the first layer Attention(t, t, t), and nothing is added)
+    t ← LN(t + Attention(t + t_0, z + γ, z))            tokens look at the map
+    t ← LN(t + W_2 ReLU(W_1 t))
+    z ← LN(z + Attention(z + γ, t + t_0, t))            the map looks at tokens                                  (1)
+
+with t_0 the tokens as they came. After two layers tokens look at the map once more,
+
+    t ← LN(t + Attention(t + t_0, z + γ, z))                                                                     (2)
+
+and with U the map at four times its side, by two transposed convolutions, mask i and what its IoU will be are
+
+    m_i = ⟨MLP_i(t_i), U⟩,    (s_0, …, s_3) = MLP(t_{IoU})                                                       (3)
+
+Mask 0 is for prompts that leave no doubt, masks 1 to 3 for those that do.
+
+A transposed convolution of stride and side 2 is one product, W^T z at each cell, whose 4 outputs are the cell's four
+quarters. All that comes after looks at one place at a time, so that quarters are put beside each other only in the
+masks. Of b prompts for one picture, what is the same for all is computed once: keys and values of (1)'s second line in
+the first layer, and queries of its fourth.
+
+| symbol | shape | here |
+|---|---|---|
+| t | (b, 5 + n, c) | c = 256 |
+| z | (b, L, c), or (1, L, c) while it is the same for all prompts | L = h w |
+| U | (b, 16 L, c / 8) | quarters of quarters, cell by cell |
+| m | (b, k, 4 h, 4 w) | logits |
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import gelu, linear, relu, scaled_dot_product_attention
+
+from ptheta.sam.image_encoder import LayerNorm2d
+
+MASKS = 4
+
+
+class Attention(nn.Module):
+    """Of queries over keys and values of b rows each, or of 1 row where it is the same for all."""
+
+    def __init__(self, width: int, heads: int, narrower: int = 1):
+        super().__init__()
+        inner, self.heads = width // narrower, heads
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, inner) for _ in range(3))
+        self.out_proj = nn.Linear(inner, width)
+
+    def forward(self, q: Float[Tensor, "b t c"], k: Float[Tensor, "b s c"], v: Float[Tensor, "b s c"]) -> Tensor:
+        b = max(len(q), len(k))
+        q, k, v = (
+            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2).expand(b, -1, -1, -1)
+            for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        )
+        return self.out_proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class TokenMLP(nn.Module):
+    """W_2 ReLU(W_1 t)."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.lin1, self.lin2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, t: Float[Tensor, "b t c"]) -> Float[Tensor, "b t c"]:
+        return self.lin2(relu(self.lin1(t)))
+
+
+class Layer(nn.Module):
+    """Eq. (1)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, first: bool):
+        super().__init__()
+        self.first = first
+        self.self_attn = Attention(width, heads)
+        self.cross_attn_token_to_image = Attention(width, heads, 2)
+        self.cross_attn_image_to_token = Attention(width, heads, 2)
+        self.mlp = TokenMLP(width, hidden)
+        self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(width) for _ in range(4))
+
+    def forward(self, t: Tensor, z: Tensor, t0: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        t = self.norm1(self.self_attn(t, t, t) if self.first else t + self.self_attn(t + t0, t + t0, t))
+        at = z + gamma
+        t = self.norm2(t + self.cross_attn_token_to_image(t + t0, at, z))
+        t = self.norm3(t + self.mlp(t))
+        return t, self.norm4(z + self.cross_attn_image_to_token(at, t + t0, t))
+
+
+class TwoWay(nn.Module):
+    """Eqs. (1) and (2)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, depth: int):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(width, heads, hidden, first=i == 0) for i in range(depth))
+        self.final_attn_token_to_image = Attention(width, heads, 2)
+        self.norm_final_attn = nn.LayerNorm(width)
+
+    def forward(self, t0: Tensor, z: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        t = t0
+        for layer in self.layers:
+            t, z = layer(t, z, t0, gamma)
+        return self.norm_final_attn(t + self.final_attn_token_to_image(t + t0, z + gamma, z)), z
+
+
+class Head(nn.Module):
+    """Three linear maps with ReLU between."""
+
+    def __init__(self, width: int, out: int):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, out)])
+
+    def forward(self, t: Float[Tensor, "b c"]) -> Float[Tensor, "b k"]:
+        first, second, last = self.layers
+        return last(relu(second(relu(first(t)))))
+
+
+class MaskDecoder(nn.Module):
+    """Eqs. (1) to (3)."""
+
+    def __init__(self, channels: int = 256, heads: int = 8, hidden: int = 2048, depth: int = 2):
+        super().__init__()
+        self.transformer = TwoWay(channels, heads, hidden, depth)
+        self.iou_token, self.mask_tokens = nn.Embedding(1, channels), nn.Embedding(MASKS, channels)
+        self.output_upscaling: nn.Sequential = nn.Sequential(
+            nn.ConvTranspose2d(channels, channels // 4, 2, 2), LayerNorm2d(channels // 4), nn.GELU(),
+            nn.ConvTranspose2d(channels // 4, channels // 8, 2, 2), nn.GELU(),
+        )  # fmt: skip
+        self.output_hypernetworks_mlps = nn.ModuleList(Head(channels, channels // 8) for _ in range(MASKS))
+        self.iou_prediction_head = Head(channels, MASKS)
+
+    def forward(
+        self, image: Float[Tensor, "i c h w"], gamma: Float[Tensor, "h w c"], tokens: Float[Tensor, "b n c"] | None,
+        dense: Float[Tensor, "j c h2 w2"], several: bool = True,
+    ) -> tuple[Float[Tensor, "b k H W"], Float[Tensor, "b k"]]:  # fmt: skip
+        """m and s: of masks 1 to 3 if `several` are wanted, else of mask 0.
+
+        image: The picture's map, one for all prompts or one for each. gamma: γ of its places. tokens, dense: What the
+        prompts say (`prompt_encoder`)."""
+        h, w = image.shape[2:]
+        z = (image + dense).flatten(2).transpose(1, 2)
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        b = len(z) if tokens is None else len(tokens)
+        t = own.expand(b, -1, -1) if tokens is None else torch.cat([own.expand(b, -1, -1), tokens], 1)
+        t, z = self.transformer(t, z, gamma.flatten(0, 1)[None])
+        which = slice(1, MASKS) if several else slice(0, 1)
+        heads = list(self.output_hypernetworks_mlps)[which]
+        hyper = torch.stack([head(t[:, 1 + i]) for i, head in zip(range(MASKS)[which], heads)], 1)  # (b, k, c / 8)
+        return self.masks(self.upscaled(z), hyper, h, w), self.iou_prediction_head(t[:, 0])[:, which]
+
+    def upscaled(self, z: Float[Tensor, "b L c"]) -> Float[Tensor, "b L 4 4 c8"]:
+        """U, by quarters."""
+        up1, norm, _, up2, _ = self.output_upscaling
+        return gelu(quarters(up2, gelu(norm.last(quarters(up1, z)))))  # pyright: ignore
+
+    def masks(
+        self, U: Float[Tensor, "b L 4 4 c8"], hyper: Float[Tensor, "b k c8"], h: int, w: int
+    ) -> Float[Tensor, "b k H W"]:
+        """The first half of eq. (3), quarters beside each other."""
+        b, k = hyper.shape[:2]
+        m = hyper @ U.flatten(1, 3).transpose(1, 2)  # (b, k, 16 L)
+        return m.view(b, k, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(b, k, 4 * h, 4 * w)
+
+
+def quarters(up: nn.ConvTranspose2d, z: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 4 o"]:
+    """A transposed convolution of stride and side 2, at each cell: its upper left, upper right, lower left and lower
+    right quarter."""
+    W = up.weight.permute(2, 3, 1, 0).flatten(0, 2)  # (2 · 2 · o, c)
+    out = linear(z, W, None if up.bias is None else up.bias.repeat(4))
+    return out.unflatten(-1, (4, -1))

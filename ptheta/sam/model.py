@@ -1,0 +1,130 @@
+r"""Segment Anything's model: a picture is looked at once, and then answers prompts.
+
+A. Kirillov et al., "Segment Anything", ICCV 2023.
+
+    p_θ(mask | picture, prompt):    z = encoder(picture),    masks, IoUs = decoder(z, prompt encoder(prompt))    (1)
+
+A picture of any size is scaled so that its longer side is `size` pixels, normalised by the mean and deviation of
+ImageNet's colours, and continued to a square with zeros, below and to the right. Masks of a quarter of `size` are
+scaled to `size` (bilinear), cut to where the picture is, and scaled to the picture's own size: logits, of which above
+0 is within the mask.
+
+| variant | width | depth | heads | global blocks | window | size | parameters |
+|---|---|---|---|---|---|---|---|
+| vit_b | 768 | 12 | 12 | 2, 5, 8, 11 | 14 | 1024 | 93,735,472 |
+| vit_l | 1024 | 24 | 16 | 5, 11, 17, 23 | 14 | 1024 | 312,342,832 |
+| vit_h | 1280 | 32 | 16 | 7, 15, 23, 31 | 14 | 1024 | 641,090,608 |
+| tiny, small | 96, 192 | 6, 8 | 3 | every other | 8 | any multiple of 16 | |
+
+`tiny` and `small` are ours, for training on a processor; their prompts have 128 and 192 channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from ptheta.engine.errors import UsageError, unknown
+from ptheta.engine.pretrained import Pretrained
+from ptheta.sam.image_encoder import ImageEncoder
+from ptheta.sam.mask_decoder import MaskDecoder
+from ptheta.sam.prompt_encoder import PromptEncoder
+
+MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+PATCH = 16
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of one."""
+
+    width: int
+    depth: int
+    heads: int
+    everywhere: tuple[int, ...]
+    """Blocks whose attention is global."""
+    window: int = 14
+    size: int = 1024
+    channels: int = 256
+    """Of tokens and map after the image encoder."""
+    hidden: int = 2048
+    """Of the decoder's layers."""
+
+
+VARIANTS = {
+    "vit_b": Variant(768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": Variant(1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": Variant(1280, 32, 16, (7, 15, 23, 31)),
+    "tiny": Variant(96, 6, 3, (1, 3, 5), 8, 256, 128, 256),
+    "small": Variant(192, 8, 3, (1, 3, 5, 7), 8, 256, 192, 512),
+}
+
+
+class SAM(Pretrained):
+    """Eq. (1). size: Side that pictures are scaled to, of tiny and small any multiple of 16.
+
+    Raises UsageError for an unknown variant or a size that it cannot have."""
+
+    name = "sam"
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, variant: str = "vit_b", size: int | None = None, seed: int = 0):
+        super().__init__()
+        if variant not in VARIANTS:
+            raise unknown("variant", variant, list(VARIANTS))
+        of = VARIANTS[variant]
+        size = of.size if size is None else size
+        if size < PATCH or size % PATCH or (size != of.size and of.size == 1024):
+            allowed = "1024" if of.size == 1024 else f"multiples of {PATCH}"
+            raise UsageError(f"{variant} for pictures of {size} pixels is impossible; allowed: {allowed}.")
+        self.arguments = {"variant": variant, "size": size, "seed": seed}
+        self.variant, self.size = variant, size
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.image_encoder = ImageEncoder(
+                size, of.width, of.depth, of.heads, of.everywhere, of.window, PATCH, of.channels
+            )
+            self.prompt_encoder = PromptEncoder(of.channels, size, size // PATCH)
+            self.mask_decoder = MaskDecoder(of.channels, 8, of.hidden)
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+
+    def describe(self) -> dict[str, Any]:
+        """The variant's sizes."""
+        return asdict(VARIANTS[self.variant])
+
+    def scaled(self, h: int, w: int) -> tuple[int, int]:
+        """What a picture's sides become; at least one pixel each."""
+        ratio = self.size / max(h, w)
+        return max(1, int(h * ratio + 0.5)), max(1, int(w * ratio + 0.5))
+
+    def framed(self, x: UInt8[Tensor, "*b 3 h w"]) -> Float[Tensor, "*b 3 size size"]:
+        """Pictures that were scaled, normalised and continued to a square."""
+        h, w = x.shape[-2:]
+        return pad((x - self.mean) / self.deviation, (0, self.size - w, 0, self.size - h))
+
+    def embed_image(self, x: Float[Tensor, "b 3 size size"]) -> Float[Tensor, "b c h w"]:
+        """z of eq. (1)."""
+        return self.image_encoder(x)
+
+    def decode(
+        self, image: Float[Tensor, "i c h w"], points: Tensor | None = None, labels: Tensor | None = None,
+        boxes: Tensor | None = None, masks: Tensor | None = None, several: bool = True,
+    ) -> tuple[Float[Tensor, "b k H W"], Float[Tensor, "b k"]]:  # fmt: skip
+        """Logits of masks at a quarter of `size`, and what their IoUs will be. All prompts in pixels of the frame; b of
+        each that is given: points (b, n, 2) with labels (b, n), boxes (b, 4), masks (b, 1, size / 4, size / 4)."""
+        prompts = self.prompt_encoder
+        tokens, dense = prompts.tokens(points, labels, boxes), prompts.map(masks)
+        return self.mask_decoder(image, prompts.places(), tokens, dense, several)
+
+    def enlarged(self, m: Float[Tensor, "b k H W"], h: int, w: int) -> Float[Tensor, "b k h w"]:
+        """Logits at the size of a picture that has h × w pixels."""
+        rows, columns = self.scaled(h, w)
+        m = interpolate(m, (self.size, self.size), mode="bilinear", align_corners=False)[..., :rows, :columns]
+        return interpolate(m, (h, w), mode="bilinear", align_corners=False)

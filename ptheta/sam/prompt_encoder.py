@@ -1,0 +1,107 @@
+r"""SAM's prompt encoder: points, boxes and masks as tokens and as a map.
+
+A. Kirillov et al., "Segment Anything", ICCV 2023 (the box "prompt encoder" of figure 4; appendix A).
+M. Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains", NeurIPS
+2020.
+
+A place (x, y) of the picture, of 0 to 1, is told by its Fourier features with a random matrix G that is not learned:
+
+    γ(x, y) = (\sin 2π u, \cos 2π u),    u = G^T (2x − 1, 2y − 1)                                                (1)
+
+A point of the picture is γ of the middle of its pixel and a learned vector for its label; a box is two such points,
+its corners; where there are points and no box, one more token says that no more is coming:
+
+    token = γ((x + 1/2) / W, (y + 1/2) / H) + e_{label}                                                          (2)
+
+    labels: 0 background, 1 foreground, 2 and 3 a box's corners, −1 nothing (γ is left out)
+
+A mask, the logits of an earlier answer at a quarter of the picture's side, goes through three convolutions to a map
+that is added to the picture's; without one a learned vector is added everywhere.
+
+| symbol | shape | here |
+|---|---|---|
+| G | (2, 128) | `pe_layer.positional_encoding_gaussian_matrix` |
+| tokens | (b, n, 256) | "sparse" |
+| map | (b, 256, h, w), or (1, 256, 1, 1) without a mask | "dense" |
+| points, boxes | (b, n, 2) as x, y; (b, 4) as left, top, right, bottom | in pixels of what the encoder saw |
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ptheta.sam.image_encoder import LayerNorm2d
+
+
+class Fourier(nn.Module):
+    """Eq. (1)."""
+
+    positional_encoding_gaussian_matrix: Tensor
+    """G."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, features))
+
+    def forward(self, at: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b f"]:
+        """Of places (x, y) from 0 to 1."""
+        u = 2 * math.pi * ((2 * at - 1) @ self.positional_encoding_gaussian_matrix)
+        return torch.cat([u.sin(), u.cos()], -1)
+
+    def grid(self, h: int, w: int) -> Float[Tensor, "h w f"]:
+        """Of the middles of the cells of a map."""
+        G = self.positional_encoding_gaussian_matrix
+        y, x = ((torch.arange(n, device=G.device, dtype=G.dtype) + 0.5) / n for n in (h, w))
+        return self(torch.stack([x.expand(h, w), y[:, None].expand(h, w)], -1))
+
+
+class PromptEncoder(nn.Module):
+    """channels: Of tokens and map. size: Side of the pictures. side: Of the picture's map."""
+
+    def __init__(self, channels: int, size: int, side: int):
+        super().__init__()
+        self.size, self.side = size, side
+        self.pe_layer = Fourier(channels // 2)
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, channels) for _ in range(4))
+        self.not_a_point_embed, self.no_mask_embed = nn.Embedding(1, channels), nn.Embedding(1, channels)
+        self.mask_downscaling: nn.Sequential = nn.Sequential(
+            nn.Conv2d(1, 4, 2, 2), LayerNorm2d(4), nn.GELU(), nn.Conv2d(4, 16, 2, 2), LayerNorm2d(16), nn.GELU(),
+            nn.Conv2d(16, channels, 1),
+        )  # fmt: skip
+
+    def learned(self) -> Float[Tensor, "5 c"]:
+        """e_{−1} to e_3."""
+        return torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])  # pyright: ignore
+
+    def points(self, at: Float[Tensor, "b n 2"], labels: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
+        """Eq. (2)."""
+        gamma = self.pe_layer((at + 0.5) / self.size)
+        return torch.where(labels[..., None] < 0, 0.0, gamma) + self.learned()[labels + 1]
+
+    def tokens(
+        self, points: Float[Tensor, "b n 2"] | None, labels: Int[Tensor, "b n"] | None,
+        boxes: Float[Tensor, "b 4"] | None,
+    ) -> Float[Tensor, "b n c"] | None:  # fmt: skip
+        """Of points with their labels, then of boxes; None of neither."""
+        found = []
+        if points is not None and labels is not None:
+            if boxes is None:
+                points = torch.cat([points, torch.zeros_like(points[:, :1])], 1)
+                labels = torch.cat([labels, torch.full_like(labels[:, :1], -1)], 1)
+            found.append(self.points(points, labels))
+        if boxes is not None:
+            corners = torch.tensor([2, 3], device=boxes.device).expand(len(boxes), 2)
+            found.append(self.points(boxes.view(-1, 2, 2), corners))
+        return torch.cat(found, 1) if found else None
+
+    def map(self, masks: Float[Tensor, "b 1 H W"] | None) -> Float[Tensor, "b c h w"]:
+        """Of masks; without them (1, c, 1, 1)."""
+        return self.no_mask_embed.weight[..., None, None] if masks is None else self.mask_downscaling(masks)
+
+    def places(self) -> Float[Tensor, "h w c"]:
+        """γ of the cells of the picture's map."""
+        return self.pe_layer.grid(self.side, self.side)
