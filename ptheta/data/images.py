@@ -62,3 +62,28 @@ def _grey(path: Path, size: int) -> np.ndarray:
     except Exception as error:  # Pillow raises whatever its decoders meet
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path} cannot be read as a picture ({reason}); repair or remove it") from error
+
+
+def as_colour(image: Any, where: object) -> np.ndarray:
+    """A Pillow image as uint8 (H, W, 3): upright, on white, grey as three channels alike. InputError, naming `where` it
+    is from, for pixels whose range is not known."""
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise InputError(f"{where} has pixels that are floats of unknown range; save it with 8 bits a channel.")
+    return np.asarray(on_white(image).convert("RGB"))
+
+
+def read_colour(path: Path) -> np.ndarray:
+    """`as_colour` of a file. InputError, naming it, for a picture that cannot be decoded."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            return as_colour(opened, path)
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises whatever its decoders meet
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(f"{path} cannot be read as a picture ({reason}); repair or remove it.") from error

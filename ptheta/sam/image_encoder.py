@@ -21,8 +21,8 @@ That sum need never be a matrix of L × L numbers beside the products q·k. With
 
     q·k + b^h_{i'} + b^w_{j'} = (q ⊕ b^h ⊕ b^w) · (k ⊕ e_{i'} ⊕ e_{j'})                                          (3)
 
-is one product of longer queries and keys, which any fast attention takes; b^h and b^w are the query's own, times \sqrt d
-as the whole will be divided by it.
+is one product of longer queries and keys, which any fast attention takes; b^h and b^w are the query's own, times
+\sqrt d as the whole will be divided by it.
 
 | symbol | shape | here |
 |---|---|---|

@@ -29,7 +29,7 @@ the first layer, and queries of its fourth.
 |---|---|---|
 | t | (b, 5 + n, c) | c = 256 |
 | z | (b, L, c), or (1, L, c) while it is the same for all prompts | L = h w |
-| U | (b, 16 L, c / 8) | quarters of quarters, cell by cell |
+| U | (b, L, 4, 4, c / 8) | quarters of quarters, cell by cell |
 | m | (b, k, 4 h, 4 w) | logits |
 """
 
@@ -144,26 +144,31 @@ class MaskDecoder(nn.Module):
 
         image: The picture's map, one for all prompts or one for each. gamma: γ of its places. tokens, dense: What the
         prompts say (`prompt_encoder`)."""
+        t, z = self.looked(image, gamma, tokens, dense)
+        which = slice(1, MASKS) if several else slice(0, 1)
         h, w = image.shape[2:]
+        return self.masks(t, z, which, h, w), self.ious(t)[:, which]
+
+    def looked(self, image: Tensor, gamma: Tensor, tokens: Tensor | None, dense: Tensor) -> tuple[Tensor, Tensor]:
+        """t (b, 5 + n, c) and z (b, L, c) after eqs. (1) and (2)."""
         z = (image + dense).flatten(2).transpose(1, 2)
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         b = len(z) if tokens is None else len(tokens)
         t = own.expand(b, -1, -1) if tokens is None else torch.cat([own.expand(b, -1, -1), tokens], 1)
-        t, z = self.transformer(t, z, gamma.flatten(0, 1)[None])
-        which = slice(1, MASKS) if several else slice(0, 1)
-        heads = list(self.output_hypernetworks_mlps)[which]
-        hyper = torch.stack([head(t[:, 1 + i]) for i, head in zip(range(MASKS)[which], heads)], 1)  # (b, k, c / 8)
-        return self.masks(self.upscaled(z), hyper, h, w), self.iou_prediction_head(t[:, 0])[:, which]
+        return self.transformer(t, z, gamma.flatten(0, 1)[None])
 
-    def upscaled(self, z: Float[Tensor, "b L c"]) -> Float[Tensor, "b L 4 4 c8"]:
-        """U, by quarters."""
-        up1, norm, _, up2, _ = self.output_upscaling
-        return gelu(quarters(up2, gelu(norm.last(quarters(up1, z)))))  # pyright: ignore
+    def ious(self, t: Float[Tensor, "b n c"]) -> Float[Tensor, "b 4"]:
+        """s of eq. (3)."""
+        return self.iou_prediction_head(t[:, 0])
 
     def masks(
-        self, U: Float[Tensor, "b L 4 4 c8"], hyper: Float[Tensor, "b k c8"], h: int, w: int
+        self, t: Float[Tensor, "b n c"], z: Float[Tensor, "b L c"], which: slice, h: int, w: int
     ) -> Float[Tensor, "b k H W"]:
-        """The first half of eq. (3), quarters beside each other."""
+        """m of eq. (3), of some of the four."""
+        heads = list(self.output_hypernetworks_mlps)[which]
+        hyper = torch.stack([head(t[:, 1 + i]) for i, head in zip(range(MASKS)[which], heads)], 1)  # (b, k, c / 8)
+        up1, norm, _, up2, _ = self.output_upscaling
+        U = gelu(quarters(up2, gelu(norm.last(quarters(up1, z)))))  # pyright: ignore (b, L, 4, 4, c / 8)
         b, k = hyper.shape[:2]
         m = hyper @ U.flatten(1, 3).transpose(1, 2)  # (b, k, 16 L)
         return m.view(b, k, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(b, k, 4 * h, 4 * w)

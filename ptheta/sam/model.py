@@ -123,6 +123,17 @@ class SAM(Pretrained):
         tokens, dense = prompts.tokens(points, labels, boxes), prompts.map(masks)
         return self.mask_decoder(image, prompts.places(), tokens, dense, several)
 
+    def looked(
+        self, image: Float[Tensor, "1 c h w"], points: Float[Tensor, "b n 2"], labels: Tensor
+    ) -> tuple[Tensor, Tensor, Float[Tensor, "b 4"]]:
+        """What the decoder needs for masks of points (`MaskDecoder.masks`), and their expected IoUs: for when the masks
+        of most prompts are not wanted."""
+        prompts = self.prompt_encoder
+        t, z = self.mask_decoder.looked(
+            image, prompts.places(), prompts.tokens(points, labels, None), prompts.map(None)
+        )
+        return t, z, self.mask_decoder.ious(t)
+
     def enlarged(self, m: Float[Tensor, "b k H W"], h: int, w: int) -> Float[Tensor, "b k h w"]:
         """Logits at the size of a picture that has h × w pixels."""
         rows, columns = self.scaled(h, w)
