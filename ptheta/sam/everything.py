@@ -55,7 +55,7 @@ class Everything(Config):
 
     points: Annotated[int, Between(1, 1024)] = 32
     """n, points a side of the grid."""
-    batch: Annotated[int, Between(1)] = 32
+    batch: Annotated[int, Between(1)] = 8
     """Prompts that are decoded together."""
     iou: Annotated[float, Between(0, 1)] = 0.88
     """Least expected IoU."""

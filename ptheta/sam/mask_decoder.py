@@ -20,10 +20,20 @@ and with U the map at four times its side, by two transposed convolutions, mask 
 
 Mask 0 is for prompts that leave no doubt, masks 1 to 3 for those that do.
 
+The tokens are few and the map's places many, so that projections of the map are not made. With head h of a query
+q = W_q t, of length e, and of keys W_k (z + γ),
+
+    ⟨q_h, (W_k (z + γ))_h⟩ = ⟨W_{k,h}^T q_h, z⟩ + ⟨W_{k,h}^T q_h, γ⟩        (b_k adds the same to all, and is left out)
+    \sum_s p_s (W_v z_s + b_v)_h = W_{v,h} \sum_s p_s z_s + b_{v,h}                                             (4)
+
+where tokens look at the map, and where the map looks at tokens, likewise
+
+    ⟨(W_q (z + γ) + b_q)_h, k_h⟩ = ⟨W_{q,h}^T k_h, z + γ⟩ + ⟨b_{q,h}, k_h⟩
+    W_o \bigoplus_h \sum_s p_s v_{s,h} + b_o = \sum_{h,s} p_{h,s} (W_{o,h} v_{s,h} + b_o / H)                    (5)
+
 A transposed convolution of stride and side 2 is one product, W^T z at each cell, whose 4 outputs are the cell's four
-quarters. All that comes after looks at one place at a time, so that quarters are put beside each other only in the
-masks. Of b prompts for one picture, what is the same for all is computed once: keys and values of (1)'s second line in
-the first layer, and queries of its fourth.
+quarters. All that comes after looks at one place at a time: it is done for a few places after the other, whose quarters
+are put beside each other only in the masks.
 
 | symbol | shape | here |
 |---|---|---|
@@ -43,24 +53,61 @@ from torch.nn.functional import gelu, linear, relu, scaled_dot_product_attention
 from ptheta.sam.image_encoder import LayerNorm2d
 
 MASKS = 4
+PLACES = 1024  # of maps that are upscaled at a time
 
 
 class Attention(nn.Module):
-    """Of queries over keys and values of b rows each, or of 1 row where it is the same for all."""
+    """Of H heads; `narrower`: by what queries, keys and values are narrower than tokens."""
 
     def __init__(self, width: int, heads: int, narrower: int = 1):
         super().__init__()
         inner, self.heads = width // narrower, heads
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(width, inner) for _ in range(3))
         self.out_proj = nn.Linear(inner, width)
+        self.root = (inner // heads) ** 0.5
 
-    def forward(self, q: Float[Tensor, "b t c"], k: Float[Tensor, "b s c"], v: Float[Tensor, "b s c"]) -> Tensor:
-        b = max(len(q), len(k))
-        q, k, v = (
-            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2).expand(b, -1, -1, -1)
-            for project, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
-        )
+    def of_heads(self, project: nn.Linear, x: Float[Tensor, "b t c"]) -> Float[Tensor, "b t H e"]:
+        """W x + b, by head."""
+        return project(x).unflatten(2, (self.heads, -1))
+
+    def forward(self, q: Float[Tensor, "b t c"], k: Float[Tensor, "b t c"], v: Float[Tensor, "b t c"]) -> Tensor:
+        """Among tokens."""
+        parts = ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        q, k, v = (self.of_heads(project, x).transpose(1, 2) for project, x in parts)
         return self.out_proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def of_map(self, t: Float[Tensor, "b t c"], z: Float[Tensor, "b L c"], gamma: Float[Tensor, "L c"]) -> Tensor:
+        """Tokens look at a map: eq. (4), (b, t, c)."""
+        b, n, _ = t.shape
+        W_k, W_v = (project.weight.unflatten(0, (self.heads, -1)) for project in (self.k_proj, self.v_proj))
+        q = torch.einsum("btHe,Hec->bHtc", self.of_heads(self.q_proj, t) / self.root, W_k).flatten(1, 2)
+        p = products(q, z, gamma).softmax(2)
+        seen = (p @ z).unflatten(1, (self.heads, n))  # (b, H, t, c)
+        out = torch.einsum("bHtc,Hec->btHe", seen, W_v).flatten(2) + self.v_proj.bias
+        return self.out_proj(out)
+
+    def of_tokens(
+        self, z: Float[Tensor, "b L c"], gamma: Float[Tensor, "L c"], at: Float[Tensor, "b t c"],
+        t: Float[Tensor, "b t c"],
+    ) -> Float[Tensor, "b L c"]:  # fmt: skip
+        """z and what a map sees when it looks at tokens t that are at `at`: eq. (5)."""
+        W_q = self.q_proj.weight.unflatten(0, (self.heads, -1))
+        W_o = self.out_proj.weight.unflatten(1, (self.heads, -1))
+        k = self.of_heads(self.k_proj, at) / self.root
+        v = torch.einsum("btHe,cHe->bHtc", self.of_heads(self.v_proj, t), W_o) + self.out_proj.bias / self.heads
+        s = products(torch.einsum("btHe,Hec->bHtc", k, W_q).flatten(1, 2), z, gamma).unflatten(1, (self.heads, -1))
+        own = torch.einsum("btHe,He->bHt", k, self.q_proj.bias.unflatten(0, (self.heads, -1)))
+        p = (s + own[..., None]).softmax(2).flatten(1, 2)  # (b, H t, L), one for each head and place
+        return torch.baddbmm(z.expand(len(t), -1, -1), p.mT, v.flatten(1, 2))
+
+
+def products(
+    q: Float[Tensor, "b n c"], z: Float[Tensor, "b L c"], gamma: Float[Tensor, "L c"]
+) -> Float[Tensor, "b n L"]:
+    """⟨q, z + γ⟩."""
+    if len(z) == 1:
+        return q @ (z[0] + gamma).T
+    return torch.baddbmm(q @ gamma.T, q, z.mT)
 
 
 class TokenMLP(nn.Module):
@@ -88,10 +135,9 @@ class Layer(nn.Module):
 
     def forward(self, t: Tensor, z: Tensor, t0: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         t = self.norm1(self.self_attn(t, t, t) if self.first else t + self.self_attn(t + t0, t + t0, t))
-        at = z + gamma
-        t = self.norm2(t + self.cross_attn_token_to_image(t + t0, at, z))
+        t = self.norm2(t + self.cross_attn_token_to_image.of_map(t + t0, z, gamma))
         t = self.norm3(t + self.mlp(t))
-        return t, self.norm4(z + self.cross_attn_image_to_token(at, t + t0, t))
+        return t, self.norm4(self.cross_attn_image_to_token.of_tokens(z, gamma, t + t0, t))
 
 
 class TwoWay(nn.Module):
@@ -107,7 +153,7 @@ class TwoWay(nn.Module):
         t = t0
         for layer in self.layers:
             t, z = layer(t, z, t0, gamma)
-        return self.norm_final_attn(t + self.final_attn_token_to_image(t + t0, z + gamma, z)), z
+        return self.norm_final_attn(t + self.final_attn_token_to_image.of_map(t + t0, z, gamma)), z
 
 
 class Head(nn.Module):
@@ -155,7 +201,7 @@ class MaskDecoder(nn.Module):
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         b = len(z) if tokens is None else len(tokens)
         t = own.expand(b, -1, -1) if tokens is None else torch.cat([own.expand(b, -1, -1), tokens], 1)
-        return self.transformer(t, z, gamma.flatten(0, 1)[None])
+        return self.transformer(t, z, gamma.flatten(0, 1))
 
     def ious(self, t: Float[Tensor, "b n c"]) -> Float[Tensor, "b 4"]:
         """s of eq. (3)."""
@@ -167,11 +213,14 @@ class MaskDecoder(nn.Module):
         """m of eq. (3), of some of the four."""
         heads = list(self.output_hypernetworks_mlps)[which]
         hyper = torch.stack([head(t[:, 1 + i]) for i, head in zip(range(MASKS)[which], heads)], 1)  # (b, k, c / 8)
-        up1, norm, _, up2, _ = self.output_upscaling
-        U = gelu(quarters(up2, gelu(norm.last(quarters(up1, z)))))  # pyright: ignore (b, L, 4, 4, c / 8)
         b, k = hyper.shape[:2]
-        m = hyper @ U.flatten(1, 3).transpose(1, 2)  # (b, k, 16 L)
+        m = torch.cat([hyper @ self.upscaled(part).flatten(1, 3).mT for part in z.split(max(1, PLACES // b), 1)], 2)
         return m.view(b, k, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(b, k, 4 * h, 4 * w)
+
+    def upscaled(self, z: Float[Tensor, "b L c"]) -> Float[Tensor, "b L 4 4 c8"]:
+        """U."""
+        up1, norm, _, up2, _ = self.output_upscaling
+        return gelu(quarters(up2, gelu(norm.last(quarters(up1, z)))))  # pyright: ignore
 
 
 def quarters(up: nn.ConvTranspose2d, z: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 4 o"]:
