@@ -35,6 +35,7 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta ablation [--data D] [--steps N]   one network with pooling, no dilation, repeated and hybrid rates
   ptheta score TRUTH PREDICTIONS --classes FILE   accuracy, IoU, Dice, confusion matrix of label maps
   ptheta gridworld [--policy uniform] values and policies of a grid world, exactly, drawn with arrows
+  ptheta segment PICTURES --model M --point X,Y | --box L,T,R,B | --everything   masks, by Segment Anything's weights
   ptheta doctor [--json]              what works on this machine, to paste into a bug report
   ptheta --version
 

@@ -78,4 +78,5 @@ COMMANDS: dict[str, str] = {
     "dilation": "ptheta.segmentation.dilation",
     "score": "ptheta.segmentation.score",
     "gridworld": "ptheta.control.gridworld",
+    "segment": "ptheta.sam.segment",
 }

@@ -11,7 +11,6 @@ Fourier features is there twice.
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -96,9 +95,11 @@ def _archive(path: Path) -> dict[str, Tensor]:
             raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); fetch it again.") from None
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        why = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path} is no whole archive of tensors ({why}); fetch it again.") from None
+    except Exception as error:  # PyTorch's reader raises whatever it meets
+        why = "it holds more than tensors, or something else"
+        if isinstance(error, RuntimeError | EOFError):
+            why = "it is cut short, or something else"
+        raise InputError(f"{path} is no archive of tensors: {why}; fetch it again.") from error
     found = found.get("model", found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()) or not found:
         raise InputError(f"{path} holds no tensors by name; allowed: the weights of a Segment Anything model.")

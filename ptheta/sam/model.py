@@ -29,9 +29,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from ptheta.data.order import generator
 from ptheta.engine.errors import UsageError, unknown
 from ptheta.engine.pretrained import Pretrained
-from ptheta.sam.image_encoder import ImageEncoder
+from ptheta.sam.image_encoder import ImageEncoder, LayerNorm2d
 from ptheta.sam.mask_decoder import MaskDecoder
 from ptheta.sam.prompt_encoder import PromptEncoder
 
@@ -85,15 +86,38 @@ class SAM(Pretrained):
             raise UsageError(f"{variant} for pictures of {size} pixels is impossible; allowed: {allowed}.")
         self.arguments = {"variant": variant, "size": size, "seed": seed}
         self.variant, self.size = variant, size
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        where = torch.get_default_device()
+        with torch.device("meta"):  # sizes alone: what layers draw for themselves has no seed
             self.image_encoder = ImageEncoder(
                 size, of.width, of.depth, of.heads, of.everywhere, of.window, PATCH, of.channels
             )
             self.prompt_encoder = PromptEncoder(of.channels, size, size // PATCH)
             self.mask_decoder = MaskDecoder(of.channels, 8, of.hidden)
+        self.to_empty(device=where)
+        if where.type != "meta":
+            self._draw(generator(seed, 0, "sam weights"))
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+
+    @torch.no_grad()
+    def _draw(self, g: torch.Generator) -> None:
+        """Initial weights: matrices and kernels N(0, 1 / inputs), places N(0, 0.02²), tokens and G N(0, 1); scales of LN
+        one, biases and relative positions zero."""
+        for module in self.modules():
+            for name, p in module.named_parameters(recurse=False):
+                if isinstance(module, torch.nn.LayerNorm | LayerNorm2d):
+                    p.fill_(float(name == "weight"))
+                elif p.dim() < 2 or name.startswith("rel_pos"):
+                    p.zero_()
+                elif isinstance(module, torch.nn.Embedding):
+                    p.copy_(torch.randn(p.shape, generator=g))
+                elif name == "pos_embed":
+                    p.copy_(0.02 * torch.randn(p.shape, generator=g))
+                else:
+                    inputs = p.shape[0] if isinstance(module, torch.nn.ConvTranspose2d) else p[0].numel()
+                    p.copy_(inputs**-0.5 * torch.randn(p.shape, generator=g))
+        G = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
+        G.copy_(torch.randn(G.shape, generator=g))
 
     def describe(self) -> dict[str, Any]:
         """The variant's sizes."""

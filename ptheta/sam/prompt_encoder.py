@@ -45,7 +45,7 @@ class Fourier(nn.Module):
 
     def __init__(self, features: int):
         super().__init__()
-        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, features))
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, features))
 
     def forward(self, at: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b f"]:
         """Of places (x, y) from 0 to 1."""

@@ -1,7 +1,7 @@
 """Boxes, one at a time and written out."""
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptheta.sam.boxes import around, iou, suppressed
@@ -18,12 +18,14 @@ def one_iou(a, b):
     return both / either if either else 0.0
 
 
+@settings(deadline=None)
 @given(st.lists(BOX, min_size=1, max_size=8), st.lists(BOX, min_size=1, max_size=8))
 def test_overlaps(a, b):
     found = iou(torch.tensor(a).float(), torch.tensor(b).float())
     torch.testing.assert_close(found, torch.tensor([[one_iou(x, y) for y in b] for x in a], dtype=torch.float32))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(BOX, st.integers(0, 5)), max_size=12), st.floats(0, 1))
 def test_suppression_is_the_greedy_loop(scored, threshold):
     kept = []

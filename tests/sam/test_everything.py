@@ -50,7 +50,7 @@ def test_it_is_the_plain_loop(predictor):
     predictor.set_image(PICTURE)
     s = predictor.looked(torch.from_numpy(grid(5) * [90, 60]))[2][:, 1:]
     iou = max(0.01, s.flatten().quantile(0.5).item())
-    overlap = 0.999  # masks of such weights reach from edge to edge
+    overlap = 1.0  # masks of such weights reach from edge to edge: what is suppressed is seen in test_boxes.py
     wanted = by_hand(predictor, 5, iou, 0.5, overlap)
     assert 1 < len(wanted) < 37
     for batch in (1, 7, 64):

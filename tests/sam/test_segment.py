@@ -1,0 +1,77 @@
+"""`ptheta segment`, as a person would call it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ptheta.cli import run
+from ptheta.engine.errors import InputError, UsageError
+from ptheta.sam import checkpoint, rle
+
+
+@pytest.fixture
+def here(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny.save_pretrained(tmp_path / "model")
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    r = np.random.RandomState(0)
+    for name in ("a.png", "more/b.png"):
+        Image.fromarray(r.randint(0, 256, (40, 60, 3)).astype(np.uint8)).save(tmp_path / "pictures" / name)
+    return tmp_path
+
+
+def test_points(here, capsys):
+    assert run(["segment", "pictures/a.png", "--model", "model", "--point", "10,20", "--point", "50,5,0"]) == 0
+    assert capsys.readouterr().out.strip() == "segmented"
+    told = json.loads((here / "segmented" / "a.json").read_text())
+    assert told["image"] == {"file_name": "a.png", "height": 40, "width": 60} and len(told["annotations"]) == 3
+    ious = [one["predicted_iou"] for one in told["annotations"]]
+    assert ious == sorted(ious, reverse=True)
+    for i, one in enumerate(told["annotations"], 1):
+        mask = np.asarray(Image.open(here / "segmented" / f"a-mask-{i}.png")) == 255
+        assert (rle.decode(one["segmentation"]) == mask).all() and one["area"] == mask.sum()
+    assert Image.open(here / "segmented" / "a-overlay.png").size == (60, 40)
+
+
+def test_a_box_and_one_answer_by_an_official_file(here, tiny):
+    checkpoint.write_official(tiny, here / "tiny.pth")
+    run(["segment", "pictures/a.png", "--model", "tiny.pth", "--box", "5,5,30,30", "--no-several", "--out", "found"])
+    assert sorted(p.name for p in (here / "found").iterdir()) == ["a-mask-1.png", "a-overlay.png", "a.json"]
+
+
+def test_everything_in_a_folder(here):
+    run(["segment", "pictures", "--model", "model", "--everything", "--points", "2", "--iou", "0", "--stability", "0"])
+    for name in ("a", "more/b"):
+        told = json.loads((here / "segmented" / f"{name}.json").read_text())
+        assert told["annotations"] and all(
+            isinstance(one["segmentation"]["counts"], str) for one in told["annotations"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("", "what is to be segmented"),
+        ("--everything --point 1,2", "what is to be segmented"),
+        ("--point 1", "point '1' is impossible; allowed: x,y, or x,y,0"),
+        ("--box 1,2,3", "allowed: left,top,right,bottom"),
+        ("--point 100,5", "outside of the picture"),
+        ("--everything --iou 2", "iou = 2"),
+    ],
+)
+def test_what_is_refused(here, more, why):
+    with pytest.raises((UsageError, InputError), match=why):
+        run(f"segment pictures/a.png --model model {more}".split())
+    assert not (here / "segmented").exists()
+
+
+def test_results_are_not_written_over(here):
+    (here / "kept").mkdir()
+    (here / "kept" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="not empty"):
+        run(["segment", "pictures/a.png", "--model", "model", "--point", "1,1", "--out", "kept"])
+    run(["segment", "pictures/a.png", "--model", "model", "--point", "1,1"])
+    run(["segment", "pictures/a.png", "--model", "model", "--point", "1,1"])
+    assert (here / "segmented-2" / "a.json").exists()
