@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ptheta.sam import checkpoint
+from ptheta.sam import checkpoint, rle
 from ptheta.sam.everything import Everything, everything, grid
 from ptheta.sam.model import SAM
 from ptheta.sam.predictor import Predictor
@@ -89,7 +89,7 @@ def parity(python: str) -> dict:
     asked = {
         "plain": {"points_per_side": 6, "pred_iou_thresh": iou, "stability_score_thresh": 0.5, "box_nms_thresh": 1.0},
         "cleaned": {"points_per_side": 4, "pred_iou_thresh": iou, "stability_score_thresh": 0.5,
-                    "box_nms_thresh": 0.98, "min_mask_region_area": 100},
+                    "box_nms_thresh": 1.0, "min_mask_region_area": 100},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
@@ -121,6 +121,10 @@ def parity(python: str) -> dict:
         found[f"everything, {name}"] = {
             "masks": len(ours), "theirs": len(theirs[name]), "equal run lengths": sum(same),
             "equal boxes": sum(a["bbox"] == b["bbox"] for a, b in zip(ours, theirs[name])),
+            "pixels that differ": sum(
+                int((rle.decode(a["segmentation"]) ^ rle.decode(b["segmentation"])).sum())
+                for a, b in zip(ours, theirs[name])
+            ),
         }  # fmt: skip
     return found
 

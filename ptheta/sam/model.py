@@ -101,8 +101,8 @@ class SAM(Pretrained):
 
     @torch.no_grad()
     def _draw(self, g: torch.Generator) -> None:
-        """Initial weights: matrices and kernels N(0, 1 / inputs), places N(0, 0.02²), tokens and G N(0, 1); scales of LN
-        one, biases and relative positions zero."""
+        """Initial weights: matrices and kernels N(0, 1 / inputs), places N(0, 0.02²), tokens and G N(0, 1), scales of
+        LN one, biases and relative positions zero."""
         for module in self.modules():
             for name, p in module.named_parameters(recurse=False):
                 if isinstance(module, torch.nn.LayerNorm | LayerNorm2d):
