@@ -165,6 +165,7 @@ def draw(rows: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, choices=SIZES, help="only these")
     parser.add_argument("--rates", action="store_true", help="only the step sizes, at 10 × 10")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -174,8 +175,9 @@ def main() -> None:
             for rate in (2e-2, 1e-1):
                 print(kind, rate, [round(x, 2) for x in learned(judge, kind, 9, rate)["shares"]], flush=True)
         return
-    rows: dict[str, dict[str, Any]] = {}
-    for size in SIZES:
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    rows: dict[str, dict[str, Any]] = results.get("table_or_function", {})
+    for size in chosen.sizes:
         judge = Judge(scaled(size // 5))
         for kind in RATES:
             runs = [learned(judge, kind, seed) for seed in range(chosen.seeds)]
@@ -190,9 +192,9 @@ def main() -> None:
                 f"{seen:.2f}, never seen {unseen:.2f}",
                 flush=True,
             )
-    draw(rows)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**results, "table_or_function": rows}, indent=2) + "\n")
+        RESULTS.write_text(json.dumps({**results, "table_or_function": rows}, indent=2) + "\n")
+    if all(f"{size} {kind}" in rows for size in SIZES for kind in RATES):
+        draw(rows)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,10 @@ def conjugate_gradient(
     """x with A x = g, for a symmetric A with v^T A v > 0 that is known by its products; it stops early where the
     squared residual is at most the tolerance's share of |g|². Raises InputError for products that are not finite, or an
     A that curves downwards."""
-    x, residual, direction = torch.zeros_like(g), g.clone(), g.clone()
+    x, scale = torch.zeros_like(g), g.abs().max()
+    if scale == 0:
+        return x
+    direction = residual = g / scale  # the square of a short g may be no number
     start = squared = residual @ residual
     for _ in range(iterations):
         if squared <= tolerance * start:
@@ -122,7 +125,7 @@ def conjugate_gradient(
         residual = residual - length * Ad
         before, squared = squared, residual @ residual
         direction = residual + squared / before * direction
-    return x
+    return scale * x
 
 
 def longest(product: Product, x: Float[Tensor, " n"], delta: float) -> Tensor:
