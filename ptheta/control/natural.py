@@ -103,12 +103,13 @@ def conjugate_gradient(
     product: Product, g: Float[Tensor, " n"], iterations: int = 10, tolerance: float = 1e-10
 ) -> Float[Tensor, " n"]:
     """x with A x = g, for a symmetric A with v^T A v > 0 that is known by its products; it stops early where the
-    squared residual is at most the tolerance's share of |g|². Raises InputError for products that are not finite, or an
+    squared residual is at most the tolerance's share of |g|². A g whose square is no number of its type is of rounding
+    alone, as that of a policy that is all but certain: x = 0. Raises InputError for products that are not finite, or an
     A that curves downwards."""
     x, scale = torch.zeros_like(g), g.abs().max()
-    if scale == 0:
+    if g @ g == 0:
         return x
-    direction = residual = g / scale  # the square of a short g may be no number
+    direction = residual = g / scale  # residuals of a short g would have squares of 0 before they are small
     start = squared = residual @ residual
     for _ in range(iterations):
         if squared <= tolerance * start:
