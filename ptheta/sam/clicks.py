@@ -1,0 +1,80 @@
+r"""Prompts as a person would give them: a first point or box, then points where the answer errs.
+
+A. Kirillov et al., "Segment Anything", ICCV 2023 (appendix A, "training algorithm"; D.1, "point sampling").
+
+In training a first point is any pixel of the mask, all alike, and a box is the mask's own, each corner moved by noise
+of a tenth of the box's side, at most 20 pixels. Each next point is any pixel of the error region,
+
+    E = {truth} △ {m > 0},        label 1 where the truth is, else 0                                             (1)
+
+To evaluate, and for a person who is careful, the point is the middle: of the region the pixel that is farthest from
+its edge,
+
+    \arg\max_x d(x),    d(x) = how many times the region can be eroded by 3 × 3 pixels and still hold x           (2)
+
+(pixels beyond the picture's edge do not count as the region). Where nothing is wrong there is no next point.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+from ptheta.sam.boxes import around
+
+NOISE, MOST = 0.1, 20.0  # of a box's corner: of its side, in pixels
+
+
+def anywhere(
+    region: Bool[Tensor, "b h w"], g: torch.Generator
+) -> tuple[Float[Tensor, "b 2"], Bool[Tensor, " b"]]:  # fmt: skip
+    """A pixel of each region, all alike, as x, y; and whether there is one."""
+    b, h, w = region.shape
+    flat = region.flatten(1)
+    drawn = torch.rand(b, h * w, generator=g, device=region.device).masked_fill(~flat, -1.0)
+    at = drawn.argmax(1)
+    return torch.stack([at % w, at // w], 1).float(), flat.any(1)
+
+
+def depth(region: Bool[Tensor, "b h w"]) -> Int[Tensor, "b h w"]:
+    """d of eq. (2): 0 outside, 1 at the edge."""
+    d, left = region.int(), region[:, None].float()
+    while True:
+        outside = torch.nn.functional.pad(1 - left, (1, 1, 1, 1), value=1.0)
+        left = 1 - max_pool2d(outside, 3, 1)
+        if not left.any():
+            return d
+        d = d + left[:, 0].int()
+
+
+def middle(region: Bool[Tensor, "b h w"]) -> tuple[Float[Tensor, "b 2"], Bool[Tensor, " b"]]:
+    """The pixel of eq. (2) of each region, as x, y; and whether there is one."""
+    w = region.shape[2]
+    at = depth(region).flatten(1).argmax(1)
+    return torch.stack([at % w, at // w], 1).float(), region.flatten(1).any(1)
+
+
+def errors(m: Float[Tensor, "b h w"], truth: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
+    """E of eq. (1)."""
+    return (m > 0) ^ truth
+
+
+def labels(at: Float[Tensor, "b 2"], truth: Bool[Tensor, "b h w"]) -> Int[Tensor, " b"]:
+    """Of points."""
+    x, y = at.long().unbind(1)
+    return truth[torch.arange(len(truth), device=truth.device), y, x].long()
+
+
+def loose_box(mask: Bool[Tensor, "b h w"], g: torch.Generator) -> Float[Tensor, "b 4"]:
+    """The box around each mask with noise on each side, within the picture and at least a pixel wide and high."""
+    h, w = mask.shape[1:]
+    box = around(mask).float()
+    box[:, 2:] += 1  # from edge to edge
+    sides = (box[:, 2:] - box[:, :2]).repeat(1, 2)
+    noise = torch.randn(box.shape, generator=g, device=box.device) * NOISE * sides
+    moved = box + noise.clamp(-MOST, MOST)
+    ends = torch.tensor([w, h], dtype=box.dtype, device=box.device)
+    low = torch.minimum(moved[:, :2].clamp(min=0), ends - 1)
+    return torch.cat([low, torch.maximum(torch.minimum(moved[:, 2:], ends), low + 1)], 1)

@@ -1,0 +1,65 @@
+r"""What masks and expected IoUs are learned by.
+
+A. Kirillov et al., "Segment Anything", ICCV 2023 (section 3, "losses and training"; appendix A).
+T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+F. Milletari, N. Navab and S.-A. Ahmadi, "V-Net", 3DV 2016 (Dice loss).
+
+With p = σ(m) at each of n pixels, y the truth, and p_y = p where y = 1, else 1 − p,
+
+    focal = −\frac 1 n \sum α_y (1 − p_y)^γ \log p_y,        α_1 = 0.25, α_0 = 0.75, γ = 2                        (1)
+
+    dice = 1 − \frac{2 \sum p y + 1}{\sum p + \sum y + 1}                                                        (2)
+
+    L = 20 · focal + dice,    and of several masks for one prompt the least of theirs                            (3)
+
+so that each of the three learns to be one of the answers; and the expected IoU s is told from what came out,
+
+    L_s = ( s − |M ∩ Y| / |M ∪ Y| )²,        M = {m > 0}                                                         (4)
+
+| symbol | shape | here |
+|---|---|---|
+| m | (b, k, h, w) | logits of k masks for each of b prompts |
+| y | (b, h, w) | 0 or 1 |
+| focal, dice, L, IoU | (b, k) | |
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+ALPHA, GAMMA, FOCAL = 0.25, 2.0, 20.0
+
+
+def focal(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor, "b k"]:
+    """Eq. (1)."""
+    y = y[:, None].to(m.dtype)
+    signed = m * (2 * y - 1)  # log p_y = log σ(± m)
+    weight = (1 - ALPHA + (2 * ALPHA - 1) * y) * torch.sigmoid(-signed) ** GAMMA
+    return -(weight * logsigmoid(signed)).mean((2, 3))
+
+
+def dice(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor, "b k"]:
+    """Eq. (2)."""
+    p, y = m.sigmoid(), y[:, None].to(m.dtype)
+    return 1 - (2 * (p * y).sum((2, 3)) + 1) / (p.sum((2, 3)) + y.sum((2, 3)) + 1)
+
+
+@torch.no_grad()
+def iou(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor, "b k"]:
+    """That of eq. (4); 1 of two empty masks."""
+    M, Y = m > 0, (y > 0.5)[:, None]
+    both, either = (M & Y).sum((2, 3)), (M | Y).sum((2, 3))
+    return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
+
+
+def loss(
+    m: Float[Tensor, "b k h w"], s: Float[Tensor, "b k"], y: Float[Tensor, "b h w"]
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
+    """Eq. (3) of the best mask of each prompt, and eq. (4) summed over that mask alone."""
+    each = FOCAL * focal(m, y) + dice(m, y)
+    best = each.argmin(1, keepdim=True)
+    off = (s - iou(m, y).to(s.dtype)).square()
+    return each.gather(1, best)[:, 0], off.gather(1, best)[:, 0]
