@@ -79,4 +79,5 @@ COMMANDS: dict[str, str] = {
     "score": "ptheta.segmentation.score",
     "gridworld": "ptheta.control.gridworld",
     "segment": "ptheta.sam.segment",
+    "export": "ptheta.sam.export",
 }
