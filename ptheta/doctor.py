@@ -119,7 +119,8 @@ def check_reasoning() -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     ids = tokenizer("1 + 1", return_tensors="pt")["input_ids"]
     expect(ids.tolist() == [[0, 1, 0]], f"'1 + 1' became {ids.tolist()}")
-    size: Any = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1)
+    size: Any = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+    size |= dict(num_attention_heads=1, num_key_value_heads=1)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         logits = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=3, **size))(ids).logits
     expect(logits.shape == (1, 3, 3) and logits.isfinite().all(), "a tiny language model gave no logits")
