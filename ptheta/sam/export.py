@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -82,6 +83,9 @@ def to_onnx(model: SAM, path: Path) -> float:
     n = torch.export.Dim("n", min=2, max=4096)
     part = path.with_name(f".part-{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it tells of packages that it can do without
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # of PyTorch's about itself
@@ -103,6 +107,7 @@ def to_onnx(model: SAM, path: Path) -> float:
             raise InputError(f"onnxruntime computes other masks than the model, by {off:.2g}; {path} is not written.")
         part.replace(path)
     finally:
+        log.setLevel(level)
         part.unlink(missing_ok=True)
     return off
 
