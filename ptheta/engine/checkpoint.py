@@ -224,6 +224,16 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         os.fsync(file.fileno())
 
 
+def replace_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """The same, in place of a file that may be there, at once."""
+    part = path.with_name(f".part-{path.name}")
+    try:
+        write_tensors(part, tensors)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a text file at once and for good: written beside it, flushed, renamed."""
     part = path.with_name(f".part-{os.getpid()}-{path.name}")

@@ -35,12 +35,7 @@ class Pretrained(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         config = {"format": FORMAT, "library": "ptheta", "method": self.name, "model": self.arguments, **(about or {})}
-        part = folder / ".part-model.safetensors"
-        try:
-            checkpoint.write_tensors(part, tensors)
-            part.replace(folder / "model.safetensors")
-        finally:
-            part.unlink(missing_ok=True)
+        checkpoint.replace_tensors(folder / "model.safetensors", tensors)
         checkpoint.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         checkpoint.write_text(folder / "README.md", card or f"# {self.name}\n\nA model saved by ptheta.\n")
         return folder

@@ -176,11 +176,6 @@ def write_hugging_face(model: SAM, folder: str | Path) -> Path:
         },
         "mask_decoder_config": {"hidden_size": of.channels, "iou_head_hidden_dim": of.channels, "mlp_dim": of.hidden},
     }  # fmt: skip
-    part = folder / ".part-model.safetensors"
-    try:
-        checkpoint.write_tensors(part, tensors)
-        part.replace(folder / "model.safetensors")
-    finally:
-        part.unlink(missing_ok=True)
+    checkpoint.replace_tensors(folder / "model.safetensors", tensors)
     checkpoint.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     return folder

@@ -21,8 +21,7 @@ scaled to `size` (bilinear), cut to where the picture is, and scaled to the pict
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
@@ -118,10 +117,6 @@ class SAM(Pretrained):
                     p.copy_(inputs**-0.5 * torch.randn(p.shape, generator=g))
         G = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
         G.copy_(torch.randn(G.shape, generator=g))
-
-    def describe(self) -> dict[str, Any]:
-        """The variant's sizes."""
-        return asdict(VARIANTS[self.variant])
 
     def scaled(self, h: int, w: int) -> tuple[int, int]:
         """What a picture's sides become; at least one pixel each."""

@@ -135,20 +135,23 @@ class Predictor:
 
     def _asked(self, i: int, points: Any, labels: Any, boxes: Any, masks: Any, several: bool) -> Answer:
         prompt = checked(self.sizes[i], self.model.size // 4, points, labels, boxes, masks)
-        b, alone = prompt.pop("b"), prompt.pop("alone")
+        alone = prompt.pop("alone")
         m, s = self.decoded(i, **prompt, several=several)
         full = self.model.enlarged(m, *self.sizes[i]) > 0
         one = (lambda x: x[0]) if alone else (lambda x: x)
-        assert len(m) == b
         return Answer(one(full), one(s), one(m))
+
+    def _framed(self, i: int, at: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 2"]:
+        """Places of picture i in pixels of the frame."""
+        (h, w), (rows, columns) = self.sizes[i], self.model.scaled(*self.sizes[i])
+        scale = torch.tensor([columns / w, rows / h], dtype=torch.float64)
+        return (at.double() * scale).float().to(self.model.mean.device)
 
     @torch.no_grad()
     def looked(self, points: Float[Tensor, "b 2"]) -> tuple[Tensor, Tensor, Float[Tensor, "b 4"]]:
         """`SAM.looked`: b prompts of one point inside each, in pixels of the first picture."""
         assert self.images is not None
-        (h, w), (rows, columns) = self.sizes[0], self.model.scaled(*self.sizes[0])
-        scale = torch.tensor([columns / w, rows / h], dtype=torch.float64)
-        at = (points.double() * scale).float().to(self.model.mean.device)
+        at = self._framed(0, points)
         inside = torch.ones(len(at), 1, dtype=torch.long, device=at.device)
         with self._precise():
             t, z, s = self.model.looked(self.images[:1], at[:, None], inside)
@@ -167,10 +170,8 @@ class Predictor:
         """Logits at a quarter of the model's size, and expected IoUs, for prompts in pixels of picture i."""
         assert self.images is not None
         device = self.model.mean.device
-        (h, w), (rows, columns) = self.sizes[i], self.model.scaled(*self.sizes[i])
-        scale = torch.tensor([columns / w, rows / h], dtype=torch.float64)
-        at = None if points is None else (points.double() * scale).float().to(device)
-        box = None if boxes is None else (boxes.double().view(-1, 2, 2) * scale).float().view(-1, 4).to(device)
+        at = None if points is None else self._framed(i, points)
+        box = None if boxes is None else self._framed(i, boxes.view(-1, 2, 2)).view(-1, 4)
         label = None if labels is None else labels.to(device)
         mask = None if masks is None else masks.float().to(device)
         with self._precise():
@@ -179,7 +180,7 @@ class Predictor:
 
 
 def checked(size: tuple[int, int], side: int, points: Any, labels: Any, boxes: Any, masks: Any) -> dict[str, Any]:
-    """A prompt's parts as tensors, each with b first; b, and whether it was one prompt alone.
+    """A prompt's parts as tensors, each with b first, and whether it was one prompt alone.
 
     Raises InputError, see `Predictor.predict`."""
     h, w = size
@@ -208,7 +209,7 @@ def checked(size: tuple[int, int], side: int, points: Any, labels: Any, boxes: A
         found["labels"] = found["labels"].long()
     if "boxes" in found:
         _boxes(found["boxes"], h, w)
-    return {**found, "b": len(next(iter(found.values()))), "alone": next(iter(alone.values()))}
+    return {**found, "alone": next(iter(alone.values()))}
 
 
 def _tensor(name: str, x: Any) -> Tensor:
