@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ptheta.sam import checkpoint, rle
+from ptheta.data import rle
+from ptheta.sam import checkpoint
 from ptheta.sam.everything import Everything, everything, grid
 from ptheta.sam.model import SAM
 from ptheta.sam.predictor import Predictor

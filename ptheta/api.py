@@ -162,13 +162,17 @@ def reconcile(run: Run, name: str, options: Options, given: dict[str, Any]) -> t
 
 
 def load(source: str | Path | Run) -> Any:
-    """The trained model of a Run, a run directory, a model folder or a Hub id, in eval mode.
+    """The trained model of a Run, a run directory, a model folder, a Hub id or SAM's own `.pth`, in eval mode.
 
     Ready for `log_prob`, `sample`, `complete` and `embed`. Raises InputError if there is none or it is not whole.
     """
     from ptheta.engine import pretrained
 
     path = source.path if isinstance(source, Run) else Path(source)
+    if path.suffix in (".pth", ".safetensors") and path.is_file():  # other people's, of which SAM's are read
+        from ptheta.sam import checkpoint as foreign
+
+        return foreign.read(path)
     if (path / "model" / "config.json").exists():
         path = path / "model"
     elif (path / "metrics.jsonl").exists() or (path / "checkpoints").exists():

@@ -36,6 +36,7 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta score TRUTH PREDICTIONS --classes FILE   accuracy, IoU, Dice, confusion matrix of label maps
   ptheta gridworld [--policy uniform] values and policies of a grid world, exactly, drawn with arrows
   ptheta segment PICTURES --model M --point X,Y | --box L,T,R,B | --everything   masks, by Segment Anything's weights
+  ptheta annotate PICTURES --model M --out DIR [--simulate]   masks made with a model that learns from them
   ptheta export M FILE.onnx           the part of such a model that answers prompts, for browsers and other languages
   ptheta doctor [--json]              what works on this machine, to paste into a bug report
   ptheta --version
@@ -85,7 +86,8 @@ def run(argv: list[str]) -> int:
         return 0
     commands = {
         "list": list_methods, "train": train, **{name: use(name) for _, names in USES.values() for name in names},
-        "rivals": rivals, "ablation": ablation, "compare": compare, "doctor": doctor, "tour": tour,
+        "rivals": rivals, "ablation": ablation, "annotate": annotate, "compare": compare, "doctor": doctor,
+        "tour": tour,
     }  # fmt: skip
     if command in commands:
         return commands[command](rest) or 0
@@ -218,6 +220,7 @@ USES = {
     "density": ("ptheta.use", ("evaluate", "sample", "complete", "embed", "anomalies")),
     "selfsup": ("ptheta.features", ("evaluate", "embed", "complete", "neighbours", "supervision")),
     "segmentation": ("ptheta.labelling", ("evaluate", "predict")),
+    "sam": ("ptheta.prompting", ("evaluate",)),
     "control": ("ptheta.playing", ("evaluate", "play")),
 }
 
@@ -261,6 +264,13 @@ def ablation(argv: list[str]) -> None:
     from ptheta import ablation as module
 
     options_of(argv, module.ablation, "ablation")
+
+
+def annotate(argv: list[str]) -> None:
+    """`ptheta annotate`."""
+    from ptheta import annotation
+
+    options_of(argv, annotation.annotate, "annotate")
 
 
 def doctor(argv: list[str]) -> int:

@@ -4,13 +4,13 @@ import importlib
 from pathlib import Path
 
 import pytest
-from made_folders import labelled, painted
+from made_folders import labelled, masked, painted
 
 import ptheta
 from ptheta.engine.run import Run
 from ptheta.methods import METHODS
 
-PAINTED, LABELLED = painted(), labelled()
+PAINTED, LABELLED, MASKED = painted(), labelled(), masked()
 # Small and quick to learn. What is not here trains on the digits with its defaults.
 DEFAULT = {"data": "digits", "learning_rate": 0.01, "warmup": 0}
 SETTINGS = {
@@ -30,6 +30,7 @@ SETTINGS = {
     "rotation": {"width": 8, "hidden": 32, "batch_size": 64},
     "colourise": {"data": PAINTED, "size": 12, "width": 8, "batch_size": 32},
     **{name: {"data": LABELLED, "width": 8, "batch_size": 16} for name in ("context", "deeplab", "hdc")},
+    "sam": {"data": MASKED, "size": 64, "batch_size": 4, "prompts": 2, "interactions": 3, "learning_rate": 0.002},
     "reinforce": {"data": "ptheta/GridWorld-v0", "envs": 2, "hidden": (16,)},
     **{
         name: {"data": "CartPole-v1", "envs": 4, "hidden": (16,), "rollout": 8}

@@ -1,12 +1,15 @@
-"""Folders of small pictures that the contract's methods learn from: with captions, with label maps."""
+"""Folders of small pictures that the contract's methods learn from: with captions, with label maps, with masks."""
 
 import atexit
+import json
 import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from ptheta.data import rle
 
 
 def painted() -> str:
@@ -41,4 +44,23 @@ def labelled() -> str:
             y[row : row + h, column : column + w] = label
         Image.fromarray(x.astype(np.uint8)).save(folder / f"images/{i}.png")
         Image.fromarray(y).save(folder / f"labels/{i}.png")
+    return str(folder)
+
+
+def masked() -> str:
+    """A folder of 40 small pictures of a bright square in the dark, each with a file of its mask and its middle's."""
+    folder = Path(tempfile.mkdtemp(prefix="masked-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    g = np.random.RandomState(0)
+    for i in range(40):
+        x, masks = g.randint(0, 50, (64, 64, 3)).astype(np.uint8), np.zeros((2, 64, 64), bool)
+        row, column = g.randint(2, 26, 2)
+        masks[0, row : row + 36, column : column + 36] = True
+        masks[1, row + 12 : row + 24, column + 12 : column + 24] = True
+        x[masks[0]] += 150
+        x[masks[1], 0] += 50
+        Image.fromarray(x).save(folder / f"{i}.png")
+        told = [{"segmentation": rle.compressed(rle.encode(mask))} for mask in masks]
+        about = {"file_name": f"{i}.png", "height": 64, "width": 64}
+        (folder / f"{i}.json").write_text(json.dumps({"image": about, "annotations": told}))
     return str(folder)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ptheta.data import rle
 from ptheta.engine.errors import InputError
 
 Read = tuple[list[Path], list[Any], tuple[str, ...]]  # pictures, a function that gives each one's map, names of classes
@@ -58,13 +59,34 @@ def read(file: Path, unlearned: int) -> Read:
         folder = file.with_suffix("")
         maps = [Panoptic(folder, of_image[one["id"]][0], index, unlearned, file) for one in images]
         return pictures, maps, names
-    try:
-        import pycocotools.mask  # noqa: F401
-    except ImportError:
-        raise InputError(f"{file} needs pycocotools; install it: pip install 'ptheta[segmentation]'.") from None
     index = {k: i + 1 for k, i in index.items()}
     maps = [Instances(sides[one["id"]], of_image[one["id"]], index, file) for one in images]
     return pictures, maps, ("background", *names)
+
+
+def instances(file: Path) -> dict[Path, list[Any]]:
+    """The segmentations of each picture of a COCO file of instances that has some. Raises InputError for another file,
+    or a picture that is nowhere."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        of_image: dict[Any, list[Any]] = {one["id"]: [] for one in content["images"]}
+        for one in content["annotations"]:
+            if told := one.get("segmentation"):
+                of_image[one["image_id"]].append(told)
+        masked = [one for one in content["images"] if of_image[one["id"]]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
+        raise InputError(f"{file} is no COCO file ({what}); allowed: images, annotations and categories.") from None
+    return {found(one, file): of_image[one["id"]] for one in masked}
+
+
+def polygons(told: list[Any], shape: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) within any of several polygons. Raises InputError where what draws them is not installed."""
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise InputError("polygons need pycocotools; install it: pip install 'ptheta[segmentation]'.") from None
+    return mask.decode(mask.merge(mask.frPyObjects(told, *shape))).astype(bool)
 
 
 def found(image: dict, file: Path) -> Path:
@@ -86,17 +108,11 @@ class Instances:
         self.shape, self.annotations, self.index, self.file = shape, annotations, index, file
 
     def __call__(self) -> np.ndarray:
-        from pycocotools import mask
-
         drawn = []
         for one in self.annotations:
             told: Any = one.get("segmentation")
             try:
-                if isinstance(told, list):
-                    told = mask.merge(mask.frPyObjects(told, *self.shape))
-                elif isinstance(told["counts"], list):
-                    told = mask.frPyObjects(told, *self.shape)
-                inside = mask.decode(told).astype(bool)
+                inside = polygons(told, self.shape) if isinstance(told, list) else rle.decode(told)
                 drawn.append((int(inside.sum()), self.index[one["category_id"]], inside))
             except Exception as error:  # pycocotools raises whatever it meets
                 reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__

@@ -50,10 +50,31 @@ def depth(region: Bool[Tensor, "b h w"]) -> Int[Tensor, "b h w"]:
 
 
 def middle(region: Bool[Tensor, "b h w"]) -> tuple[Float[Tensor, "b 2"], Bool[Tensor, " b"]]:
-    """The pixel of eq. (2) of each region, as x, y; and whether there is one."""
-    w = region.shape[2]
-    at = depth(region).flatten(1).argmax(1)
-    return torch.stack([at % w, at // w], 1).float(), region.flatten(1).any(1)
+    """The pixel of eq. (2) of each region, of several the first; as x, y; and whether there is one."""
+    boxes = around(region).tolist()
+    found = [deepest(one[t : b + 1, l : r + 1]) for one, (l, t, r, b) in zip(region.cpu(), boxes)]
+    at = torch.tensor([(l + x, t + y) for (x, y), (l, t, _, _) in zip(found, boxes)], dtype=torch.float32)
+    return at.view(-1, 2).to(region.device), region.flatten(1).any(1)
+
+
+def deepest(region: Bool[Tensor, "h w"]) -> tuple[int, int]:
+    """The pixel of greatest d, by sums over squares: one of side 2 d − 1 around it is full, and none of 2 d + 1 is
+    anywhere. The greatest full square is sought by halving."""
+    h, w = region.shape
+    S = torch.zeros(h + 1, w + 1, dtype=torch.int32)
+    S[1:, 1:] = region.int().cumsum(0).cumsum(1)
+
+    def full(d: int) -> Tensor:
+        n = 2 * d - 1
+        return S[n:, n:] - S[:-n, n:] - S[n:, :-n] + S[:-n, :-n] == n * n
+
+    low, high = 1, (min(h, w) + 1) // 2
+    while low < high:
+        d = (low + high + 1) // 2
+        low, high = (d, high) if full(d).any() else (low, d - 1)
+    squares = full(low)
+    at = int(squares.flatten().int().argmax())
+    return at % squares.shape[1] + low - 1, at // squares.shape[1] + low - 1
 
 
 def errors(m: Float[Tensor, "b h w"], truth: Bool[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:

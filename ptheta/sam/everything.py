@@ -39,8 +39,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ptheta.data import rle
 from ptheta.engine.method import Between, Config
-from ptheta.sam import rle
 from ptheta.sam.boxes import around, suppressed
 from ptheta.sam.predictor import Predictor
 from ptheta.sam.regions import without_small

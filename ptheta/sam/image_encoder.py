@@ -170,14 +170,20 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=EPSILON), nn.LayerNorm(width, eps=EPSILON)
         self.attn, self.mlp = Attention(width, heads, window or side), MLP(width, 4 * width)
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+    def forward(
+        self, x: Float[Tensor, "b h w c"], kept: Float[Tensor, "2 b"] | None = None
+    ) -> Float[Tensor, "b h w c"]:
         z = self.norm1(x)
         if self.window:
             z = whole(self.attn(windows(z, self.window)), *x.shape[1:3])
         else:
             z = self.attn(z)
-        x = x + z
-        return x + self.mlp(self.norm2(x))
+        if kept is None:
+            x = x + z
+            return x + self.mlp(self.norm2(x))
+        attended, thought = kept[..., None, None, None]
+        x = x + attended * z
+        return x + thought * self.mlp(self.norm2(x))
 
 
 class ImageEncoder(nn.Module):
@@ -197,11 +203,14 @@ class ImageEncoder(nn.Module):
             nn.Conv2d(channels, channels, 3, padding=1, bias=False), LayerNorm2d(channels),
         )  # fmt: skip
 
-    def forward(self, x: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 256 h w"]:
-        """The map of normalised pictures."""
+    def forward(
+        self, x: Float[Tensor, "b 3 H W"], kept: Float[Tensor, "depth 2 b"] | None = None
+    ) -> Float[Tensor, "b 256 h w"]:
+        """The map of normalised pictures. kept: By what the two halves of each block are multiplied for each picture,
+        if not by one: in training some are left out."""
         z = self.patch_embed(x) + self.pos_embed
-        for block in self.blocks:
-            z = block(z)
+        for i, block in enumerate(self.blocks):
+            z = block(z) if kept is None else block(z, kept[i])
         first, norm1, second, norm2 = self.neck
         z = norm1.last(nn.functional.linear(z, first.weight.flatten(1)))  # pyright: ignore
         return norm2(conv2d(z.permute(0, 3, 1, 2), second.weight, padding=1))  # pyright: ignore

@@ -10,7 +10,7 @@ With p = σ(m) at each of n pixels, y the truth, and p_y = p where y = 1, else 1
 
     dice = 1 − \frac{2 \sum p y + 1}{\sum p + \sum y + 1}                                                        (2)
 
-    L = 20 · focal + dice,    and of several masks for one prompt the least of theirs                            (3)
+    L = λ · focal + dice,    λ = 20;    of several masks for one prompt the least of theirs                      (3)
 
 so that each of the three learns to be one of the answers; and the expected IoU s is told from what came out,
 
@@ -30,7 +30,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-ALPHA, GAMMA, FOCAL = 0.25, 2.0, 20.0
+ALPHA, GAMMA = 0.25, 2.0
 
 
 def focal(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor, "b k"]:
@@ -56,10 +56,10 @@ def iou(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor,
 
 
 def loss(
-    m: Float[Tensor, "b k h w"], s: Float[Tensor, "b k"], y: Float[Tensor, "b h w"]
+    m: Float[Tensor, "b k h w"], s: Float[Tensor, "b k"], y: Float[Tensor, "b h w"], weight: float = 20.0
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Eq. (3) of the best mask of each prompt, and eq. (4) summed over that mask alone."""
-    each = FOCAL * focal(m, y) + dice(m, y)
+    """Eq. (3) of the best mask of each prompt, and the mean of eq. (4) over all of its masks."""
+    each = weight * focal(m, y) + dice(m, y)
     best = each.argmin(1, keepdim=True)
     off = (s - iou(m, y).to(s.dtype)).square()
-    return each.gather(1, best)[:, 0], off.gather(1, best)[:, 0]
+    return each.gather(1, best)[:, 0], off.mean(1)

@@ -23,8 +23,7 @@ from ptheta.data.images import image_files, read_colour
 from ptheta.engine.checkpoint import full_disk_is_an_input_error, write_text
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.progress import Progress
-
-TINT = 0.55  # share of a mask's colour in an overlay
+from ptheta.sam.overlays import overlay
 
 
 def segment(
@@ -126,7 +125,7 @@ def all_masks(predictor: Any, x: np.ndarray, asked: Any) -> list[dict[str, Any]]
 
 def answers(predictor: Any, x: np.ndarray, prompt: dict[str, Any], several: bool) -> list[dict[str, Any]]:
     """The masks of a prompt, that of the greatest expected IoU first."""
-    from ptheta.sam import rle
+    from ptheta.data import rle
 
     predictor.set_image(x)
     answer = predictor.predict(**prompt, several=several)
@@ -148,7 +147,7 @@ def written(at: Path, file: Path, x: np.ndarray, masks: list[dict[str, Any]], ap
     """The masks of one picture."""
     from PIL import Image
 
-    from ptheta.sam import rle
+    from ptheta.data import rle
 
     at.parent.mkdir(parents=True, exist_ok=True)
     about = {"file_name": file.name, "height": x.shape[0], "width": x.shape[1]}
@@ -161,22 +160,6 @@ def written(at: Path, file: Path, x: np.ndarray, masks: list[dict[str, Any]], ap
     for i, one in enumerate(masks if apart else [], 1):
         mask = rle.decode(one["segmentation"])
         Image.fromarray(255 * mask.astype(np.uint8)).save(at.with_name(f"{at.name}-mask-{i}.png"))
-
-
-def overlay(x: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
-    """A picture with masks in colours, large ones below small ones, each with its edge."""
-    import colorsys
-
-    out = x.astype(np.float32)
-    for i, mask in sorted(enumerate(masks), key=lambda pair: -pair[1].sum()):
-        colour = 255 * np.array(colorsys.hsv_to_rgb((0.55 + 0.381966 * i) % 1, 0.85, 1.0), np.float32)
-        out[mask] = (1 - TINT) * out[mask] + TINT * colour
-        inner = mask.copy()
-        for axis in (0, 1):
-            for by in (-1, 1):
-                inner &= np.roll(mask, by, axis)
-        out[mask & ~inner] = colour
-    return out.round().astype(np.uint8)
 
 
 def command(argv: list[str]) -> int:

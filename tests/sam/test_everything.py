@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from ptheta.data import rle
 from ptheta.engine.errors import UsageError
 from ptheta.sam import everything as module
-from ptheta.sam import rle
 from ptheta.sam.boxes import suppressed
 from ptheta.sam.everything import Everything, cleaned, crops, everything, grid
 from ptheta.sam.predictor import Predictor

@@ -33,19 +33,20 @@ def test_they_are_the_formulas(seed):
             assert math.isclose(iou(m, y)[i, k].item(), cut / joined if joined else 1.0, rel_tol=1e-6)
 
 
-def test_only_the_best_mask_of_a_prompt_learns():
+def test_only_the_best_mask_of_a_prompt_learns_and_every_expected_iou():
     m, y = drawn(1, k=3)
     m.requires_grad_()
     s = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
     masks, expected = loss(m, s, y)
     each = 20 * focal(m, y) + dice(m, y)
     assert torch.equal(masks, each.min(1).values)
+    torch.testing.assert_close(loss(m, s, y, 5.0)[0], (5 * focal(m, y) + dice(m, y)).min(1).values)
     (masks.sum() + expected.sum()).backward()
     for i in range(3):
         best = each[i].argmin().item()
         for k in range(3):
             assert (m.grad[i, k].abs().sum() > 0) == (k == best)
-            wanted = -2 * iou(m, y)[i, k].item() if k == best else 0.0
+            wanted = -2 * iou(m, y)[i, k].item() / 3
             assert math.isclose(s.grad[i, k].item(), wanted, abs_tol=1e-6)
 
 

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from ptheta.cli import run
+from ptheta.data import rle
 from ptheta.engine.errors import InputError, UsageError
-from ptheta.sam import checkpoint, rle
+from ptheta.sam import checkpoint
 
 
 @pytest.fixture

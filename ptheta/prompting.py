@@ -1,0 +1,70 @@
+"""What a person does with a trained model of masks for prompts on the command line: evaluate.
+
+(`ptheta segment` and `ptheta export` take any model of that kind, ours or other people's.)
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import math
+from typing import Any
+
+from ptheta.engine.errors import UsageError
+from ptheta.engine.fit import flat
+from ptheta.engine.progress import Progress
+from ptheta.use import Source, open_source
+
+TITLES = {
+    "miou_1": "1 click, best of three", "miou_1_told": "1 click, the one it expects most of", "miou_3": "3 clicks",
+    "miou_5": "5 clicks", "miou_box": "a box", "iou_correlation": "expected and true IoU, correlation",
+    "ar_1000": "AR@1000", "ar_1000_small": "AR@1000, small", "ar_1000_medium": "AR@1000, medium",
+    "ar_1000_large": "AR@1000, large", "ods": "edges, F of one threshold", "ois": "edges, F of a threshold a picture",
+}  # fmt: skip
+
+
+def evaluate(
+    run: Source, data: str | None = None, split: str | None = None, limit: int | None = None, proposals: bool = False,
+    edges: bool = False, json: bool = False,
+) -> None:  # fmt: skip
+    """Measure answers to clicks and boxes: mean IoU with the masks of pictures.
+
+    Args:
+        run: Run directory, model folder, Hub id, or SAM's .pth with --data.
+        data: Other pictures with masks than the run was trained on.
+        split: One split, or all (default: test, or the last there is).
+        limit: Use only so many pictures.
+        proposals: Also the average recall of 1,000 masks without a prompt (AR@1000).
+        edges: Also edges, made of masks without a prompt, against the borders of what people drew (ODS).
+        json: Print one JSON object.
+    """
+    from ptheta.sam import evaluation
+
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit = {limit} is impossible; allowed: at least 1 (option --limit).")
+    model, observations = open_source(run, data)
+    part = split or observations.splits[-1]
+    examples: list[Any] = []
+    for name in observations.splits if part == "all" else (part,):
+        examples += observations.split(name)[:]
+    examples = examples[:limit]
+    found: dict[str, Any] = dict(evaluation.figures(model, examples))
+    for wanted, name in ((proposals, "proposals"), (edges, "edges")):
+        if wanted:
+            with Progress(0, len(examples), "pictures", visible=True) as progress:
+                progress.note(name)
+                if name == "edges":
+                    from ptheta.sam.edges import scored
+
+                    found |= scored(model, examples, progress=progress.advance)
+                else:
+                    from ptheta.sam.proposals import recalls
+
+                    found |= recalls(model, examples, progress=progress.advance)
+    if json:
+        figures = {k: v if math.isfinite(v) else None for k, v in flat(found).items()}
+        print(json_module.dumps({"method": model.name, "data": observations.name, "split": part, "metrics": figures}))
+        return
+    print(f"{len(examples):,} pictures of {observations.name}, {part}: {found['miou_1'].n:,} masks; mean IoU")
+    for key, value in found.items():
+        error = "" if math.isnan(value.standard_error) else f" ± {value.standard_error:.3f}"
+        print(f"{TITLES[key]:36} {value.mean:.3f}{error}")

@@ -1,0 +1,269 @@
+r"""The data engine: a model helps to make the masks that it is then trained on.
+
+A. Kirillov et al., "Segment Anything", ICCV 2023 (section 4).
+
+Three stages, each of one round or several; after each round the model learns from all masks so far:
+
+- assisted-manual: of each thing in a picture that somebody has in mind, clicks until the answer is good enough;
+- semi-automatic: masks that the model is sure of are there from the beginning; wrong ones are thrown out, and what is
+  missing is clicked as before;
+- fully automatic: a grid of points, filters, no mask twice (`everything`); nobody looks.
+
+Who annotates is a person in a window (`window`), or simulated: one who has true masks in mind, clicks at the middle of
+where the answer errs (`clicks`, eq. (2)), takes of three answers the best, is content with an IoU of `enough`, gives a
+mask up after `most` clicks, and accepts a mask of the model where it has that IoU with one in mind. With masks M_i and
+all clicks c, those for masks given up and one for each mask thrown out among them,
+
+    clicks per mask = c / |M|                                                                                    (1)
+
+    quality = \frac{|\{i : \max_Y IoU(M_i, Y) > 0.9\}|}{|M|}                                                  (2)
+
+    recall = \frac{|\{Y : \max_i IoU(M_i, Y) > 0.9\}|}{|Y|}                                                   (3)
+
+over the true masks Y, where these are known.
+
+Each round writes a set of files (`mask_sets`), picture by picture, and what is there is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ptheta.data import rle
+from ptheta.data.instances import Example
+from ptheta.engine.checkpoint import write_text
+from ptheta.sam import clicks, mask_sets
+from ptheta.sam.everything import Everything, everything
+from ptheta.sam.model import SAM
+from ptheta.sam.predictor import Predictor
+
+GOOD = 0.9
+Masks = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Round:
+    """So many pictures of one stage."""
+
+    stage: Literal["assisted", "semi", "automatic"]
+    pictures: int
+
+
+@dataclass
+class Work:
+    """What was done for one picture."""
+
+    masks: Masks
+    clicks: int = 0
+    thrown_out: int = 0
+    given_up: int = 0
+    seconds: float = 0.0
+
+
+class Left(Exception):
+    """A person has left in the middle."""
+
+
+class Annotator(Protocol):
+    """Who makes masks. filled: Those that are there from the beginning, by the model or of an earlier sitting. keep: To
+    be called with all masks of the picture whenever there is one more."""
+
+    def annotate(
+        self, predictor: Predictor, example: Example, filled: Masks, keep: Callable[[Masks], None]
+    ) -> Work: ...
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """See above; it has the masks of the example in mind."""
+
+    enough: float = GOOD
+    most: int = 20
+
+    def annotate(self, predictor: Predictor, example: Example, filled: Masks, keep: Callable[[Masks], None]) -> Work:
+        started = time.perf_counter()
+        truth = every(example)
+        good = overlaps(stacked(filled, truth.shape[1:]), truth) >= self.enough  # (filled, truth)
+        right = good.any(1).tolist()
+        masks = [one for one, is_right in zip(filled, right) if is_right]
+        missing = truth[~good.any(0)]
+        made, spent, reached = clicked(predictor, missing, self.enough, self.most)
+        share = (time.perf_counter() - started) / max(1, len(missing))
+        for mask, count, done in zip(made, spent.tolist(), reached.tolist()):
+            if done:
+                masks.append(told(mask.numpy(), source="person", clicks=count, seconds=share))
+        thrown, up = right.count(False), int((~reached).sum())
+        return Work(masks, int(spent.sum()) + thrown, thrown, up, time.perf_counter() - started)
+
+
+@torch.no_grad()
+def clicked(
+    predictor: Predictor, truth: Bool[Tensor, "n h w"], enough: float, most: int
+) -> tuple[Bool[Tensor, "n h w"], Tensor, Tensor]:
+    """For masks in mind the last answers, how many clicks each took, and whether it was good enough at last."""
+    made, spent = torch.zeros_like(truth), torch.zeros(len(truth), dtype=torch.long)
+    reached = torch.zeros(len(truth), dtype=torch.bool)
+    left = torch.arange(len(truth))
+    at, _ = clicks.middle(truth)
+    points, labels, logits = at[:, None], torch.ones(len(truth), 1, dtype=torch.long), None
+    for turn in range(1, most + 1):
+        if not len(left):
+            break
+        answer = predictor.predict(points=points, labels=labels, masks=logits, several=turn == 1)
+        masks, wanted = answer.masks.cpu(), truth[left]
+        ious = torch.stack([overlap(masks[:, k], wanted) for k in range(masks.shape[1])], 1)
+        best, of = ious.max(1)
+        n = torch.arange(len(left))
+        made[left], spent[left], reached[left] = masks[n, of], turn, best >= enough
+        on = best < enough
+        wrong = (masks[n, of] ^ wanted)[on]
+        point, _ = clicks.middle(wrong)
+        label = clicks.labels(point, wanted[on])
+        points, labels = torch.cat([points[on], point[:, None]], 1), torch.cat([labels[on], label[:, None]], 1)
+        logits, left = answer.logits[n, of].cpu()[on][:, None], left[on]
+    return made, spent, reached
+
+
+def every(example: Example) -> Bool[Tensor, "n h w"]:
+    """All masks of an example."""
+    return stacked([{"segmentation": one} for one in example.masks], example.picture.shape[1:])
+
+
+def stacked(masks: Masks, size: Sequence[int]) -> Bool[Tensor, "n h w"]:
+    """Masks of run lengths, of pictures of that size."""
+    if not masks:
+        return torch.zeros(0, *size, dtype=torch.bool)
+    return torch.from_numpy(np.stack([rle.decode(one["segmentation"]) for one in masks]))
+
+
+def overlap(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "n h w"]) -> Float[Tensor, " n"]:
+    """IoU of each with its partner."""
+    return (a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)
+
+
+def overlaps(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "m h w"]) -> Float[Tensor, "n m"]:
+    """IoU of each of some masks with each of others."""
+    x, y = a.flatten(1).float(), b.flatten(1).float()
+    both = x @ y.T
+    return both / (x.sum(1, keepdim=True) + y.sum(1) - both).clamp(min=1)
+
+
+def told(mask: np.ndarray, **about: Any) -> dict[str, Any]:
+    """A mask as files have it."""
+    return {"segmentation": rle.encode(mask), "area": int(mask.sum()), **about}
+
+
+# ---------------------------------------------------------------- a round
+
+
+@dataclass
+class Tally:
+    """What a round comes to."""
+
+    stage: str
+    pictures: int = 0
+    masks: int = 0
+    clicks: int = 0
+    thrown_out: int = 0
+    given_up: int = 0
+    seconds: float = 0.0
+    good: int = 0
+    found: int = 0
+    true: int = 0
+    from_model: int = 0
+    ious: list[float] = field(default_factory=list, repr=False)
+
+    def report(self) -> dict[str, Any]:
+        """Eqs. (1) to (3), and what they are made of; None where truth is not known."""
+        per = max(1, self.masks)
+        about = {k: v for k, v in vars(self).items() if k not in ("ious", "good", "found", "true")}
+        quality = {"mean_iou": None, "quality": None, "recall": None}
+        if self.true:
+            quality = {"mean_iou": float(np.mean(self.ious)) if self.ious else 0.0, "quality": self.good / per,
+                       "recall": self.found / self.true}  # fmt: skip
+        return {**about, "masks_per_picture": self.masks / max(1, self.pictures),
+                "clicks_per_mask": self.clicks / per, "seconds_per_mask": self.seconds / per, **quality}  # fmt: skip
+
+
+def annotated(
+    predictor: Predictor, example: Example, stage: str, annotator: Annotator, sure: Everything, automatic: Everything,
+    before: Masks, keep: Callable[[Masks], None],
+) -> Work:  # fmt: skip
+    """The masks of one picture in a stage. before: Those of an earlier sitting, which was not ended."""
+    x = example.picture.transpose(1, 2, 0)
+    started = time.perf_counter()
+    if stage == "automatic":
+        found = [{**one, "source": "model", "clicks": 0} for one in everything(predictor, x, automatic)]
+        return Work(found, seconds=time.perf_counter() - started)
+    filled = before
+    if stage == "semi" and not before:
+        filled = [{**one, "source": "model", "clicks": 0} for one in everything(predictor, x, sure)]
+    predictor.set_image(x)
+    return annotator.annotate(predictor, example, filled, keep)
+
+
+def round_of(
+    examples: Sequence[Example], stage: Literal["assisted", "semi", "automatic"], folder: Path, predictor: Predictor,
+    annotator: Annotator, sure: Everything, automatic: Everything, number: int, progress: Callable[[int], Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Make the set of a round, or what of it is missing, and tell what it came to."""
+    tally = Tally(stage)
+    for i, example in enumerate(examples):
+        name = f"{i:05d}-{Path(example.name).stem.replace(' ', '-')}"
+        file, size = folder / f"{name}.json", example.picture.shape[1:]
+        about = mask_sets.read(file) if file.exists() else ({}, [])
+        if not about[0].get("done"):
+            mask_sets.write_picture(folder / f"{name}.png", example.picture.transpose(1, 2, 0))
+
+            def keep(masks: Masks, file: Path = file, name: str = name, size: Any = size) -> None:
+                mask_sets.write(file, f"{name}.png", size, masks, done=False)
+
+            work = annotated(predictor, example, stage, annotator, sure, automatic, about[1], keep)
+            counts = {k: v for k, v in vars(work).items() if k != "masks"}
+            mask_sets.write(file, f"{name}.png", size, work.masks, done=True, **counts)
+            about = mask_sets.read(file)
+        counted(tally, example, *about)
+        progress(i + 1)
+    report = tally.report()
+    told_of = {"version": number, **report, "weights": fingerprint(predictor.model)}
+    write_text(folder / "provenance.json", json.dumps(told_of, indent=2) + "\n")
+    return report
+
+
+def fingerprint(model: SAM) -> str:
+    """SHA-256 (hex) of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def counted(tally: Tally, example: Example, about: dict[str, Any], masks: Masks) -> None:
+    """Add what a picture's file says, and compare its masks with those that are true, if there are."""
+    tally.pictures += 1
+    tally.masks += len(masks)
+    tally.from_model += sum(one.get("source") == "model" for one in masks)
+    for name in ("clicks", "thrown_out", "given_up", "seconds"):
+        setattr(tally, name, getattr(tally, name) + about.get(name, 0))
+    if not example.masks:
+        return
+    truth = every(example)
+    ious = overlaps(stacked(masks, example.picture.shape[1:]), truth)
+    tally.true += len(truth)
+    if len(masks):
+        nearest = ious.amax(1)
+        tally.ious += nearest.tolist()
+        tally.good += int((nearest > GOOD).sum())
+        tally.found += int((ious.amax(0) > GOOD).sum())

@@ -1,0 +1,373 @@
+r"""SAM: a mask for any prompt, learned from pictures with masks by asking as a person would.
+
+A. Kirillov et al., "Segment Anything", ICCV 2023 (section 3; appendix A, "training algorithm").
+
+For a picture x and one of its masks Y a conversation of up to N turns is held. The first prompt c_1 is, one as likely
+as the other, a pixel of the mask or its loose box (`clicks`). Each next one adds a pixel of where the last answer was
+wrong, and the answer's logits,
+
+    m^{(i)}, s^{(i)} = \mathrm{decoder}(z, c_1, …, c_i, m^{(i − 1)}_{k^*}),    k^* = \arg\max_k s^{(i − 1)}_k    (1)
+
+but two of them, any and the last, add no pixel: there the logits alone are to be made better. A first prompt may mean
+several things and has three answers, of which the best is taught; from the second on there is one. With L and L_s of
+`losses`, eqs. (3) and (4),
+
+    \min_θ E_{x, Y, c} \frac 1 n \sum_{i=1}^n ( L(m^{(i)}, Y) + L_s(s^{(i)}, m^{(i)}, Y) )                      (2)
+
+by AdamW, whose step size η rises over `warmup` updates and falls linearly, and is η λ^{D + 1 − d} in layer d of the D
+that the picture encoder has (`layer_decay` λ; patches and places are layer 0, all that follows D + 1). In training a
+half of a block (attention, MLP) is left out of a picture with a probability that rises with depth up to `drop_path`,
+and else divided by its complement.
+
+| symbol | shape | here |
+|---|---|---|
+| x | (b, 3, s, s) | pictures in a frame of `size`, in forms of `examples` |
+| Y | (b, p, s, s) | `prompts` masks of each |
+| z | (b, c, s / 16, s / 16) | the picture encoder's map, made once a conversation |
+| m | (b p, 3 or 1, s / 4, s / 4) | learned at twice this side |
+
+Differs from the paper: the number of turns n is drawn for each update, log n nearly uniform up to a most that rises
+evenly over the training from 1 to N = `interactions`. There all N are held from the beginning, as the decoder costs
+next to nothing beside ViT-H; with the picture encoder of `tiny` it is the other way round, and a model that finds
+nothing learns little from a long talk. λ of the focal loss is 5, not 20: with 20, all answers were empty for the first
+600 updates from scratch, with 5 for 250 (docs/sam.md). Expected IoUs of all three answers are taught, as SAM 2 does
+(N. Ravi et al., 2024), since one of them is to be chosen by them. η falls linearly, not in steps; β_2 = 0.98, not
+0.999. layer_decay = 0.8 and drop_path = 0.4 are the paper's, for weights from `mae` and for ViT-H; from scratch `tiny`
+has neither.
+
+`--init` takes weights of `sam` (ours, official, Hugging Face's) or the encoder of `mae`. `--learn` says what is
+learned of them: all; all but the picture encoder; the mask decoder; or, with the rest as it is, the mask decoder and
+W + B A in each attention of the picture encoder (E. Hu et al., "LoRA", ICLR 2022).
+
+Expected: see docs/sam.md, with the command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, interpolate
+
+from ptheta.data import instances
+from ptheta.data.order import generator, minibatches
+from ptheta.engine import checkpoint
+from ptheta.engine.errors import UsageError
+from ptheta.engine.hardware import Hardware
+from ptheta.engine.method import Between, Estimate
+from ptheta.engine.method import Config as BaseConfig
+from ptheta.engine.pretrained import model_card
+from ptheta.nets import low_rank
+from ptheta.sam import clicks, examples, losses
+from ptheta.sam.model import SAM
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BETAS = (0.9, 0.98)
+LEARNED = {  # by `learn`: names of parameters begin with
+    "all": ("image_encoder.", "prompt_encoder.", "mask_decoder."),
+    "prompts": ("prompt_encoder.", "mask_decoder."),
+    "decoder": ("mask_decoder.",),
+    "lora": ("mask_decoder.",),
+}
+
+
+@dataclass(frozen=True)
+class Config(BaseConfig):
+    """Hyperparameters of the model, of the conversations and of the training."""
+
+    variant: Literal["tiny", "small", "vit_b", "vit_l", "vit_h"] = "tiny"
+    """The model's sizes; vit_b, vit_l and vit_h need --size 1024."""
+    batch_size: Annotated[int, Between(1)] = 4
+    """Pictures in a minibatch, over all processes."""
+    prompts: Annotated[int, Between(1)] = 12
+    """Masks that are asked for of each picture."""
+    interactions: Annotated[int, Between(1, 100)] = 11
+    """N, the most turns of a conversation."""
+    focal: Annotated[float, Between(0)] = 5.0
+    """Weight λ of the focal loss beside Dice."""
+    learning_rate: Annotated[float, Between(0, open=True)] = 2e-3
+    """AdamW's step size at its highest."""
+    warmup: Annotated[int, Between(0)] = 250
+    """Updates over which the step size rises from zero."""
+    weight_decay: Annotated[float, Between(0)] = 0.1
+    """Decoupled weight decay, of matrices alone."""
+    layer_decay: Annotated[float, Between(0, 1, open=True)] = 1.0
+    """By what each layer of the picture encoder is slower than the one above."""
+    drop_path: Annotated[float, Between(0, 0.9)] = 0.0
+    """Greatest share of pictures that a half of a block is left out for."""
+    learn: Literal["all", "prompts", "decoder", "lora"] = "all"
+    """What is learned: all; prompt encoder and mask decoder; mask decoder; mask decoder and low-rank additions."""
+    rank: Annotated[int, Between(1, 256)] = 8
+    """Rank of B A for `--learn lora`."""
+    least_scale: Annotated[float, Between(0.1, 1)] = 0.75
+    """Least scale of pictures in training."""
+    greatest_scale: Annotated[float, Between(1, 10)] = 1.5
+    """Greatest scale of pictures in training."""
+    flip: Annotated[float, Between(0, 1)] = 0.5
+    """Share of pictures that are mirrored in training."""
+    colour: Annotated[float, Between(0, 1)] = 0.3
+    """Brightness, contrast and saturation change by factors from 1 − colour to 1 + colour."""
+
+
+def turns(most: float, g: torch.Generator) -> list[Literal["point", "none"]]:
+    """What each turn after the first adds, for a number of turns that is drawn: with u uniform in [0, 1) there are
+    ⌊(most + 1)^u⌋. Of three and more the last adds none, and one of the others that follow the first."""
+    n = int((most + 1) ** torch.rand((), generator=g, dtype=torch.float64).item())
+    added: list[Literal["point", "none"]] = ["point"] * (n - 1)
+    if n > 2:
+        added[-1] = "none"
+        if n > 3:
+            added[int(torch.randint(1, n - 2, (), generator=g))] = "none"
+    return added
+
+
+class Conversation(nn.Module):
+    """Eq. (2) for a batch: what is trained."""
+
+    def __init__(self, model: SAM, seed: int, steps: int, interactions: int, focal: float, drop_path: float):
+        super().__init__()
+        self.model, self.seed, self.steps = model, seed, steps
+        self.interactions, self.focal = interactions, focal
+        depth = len(model.image_encoder.blocks)
+        self.dropped = [drop_path * i / max(1, depth - 1) for i in range(depth)]
+
+    def kept(self, step: int, rows: list[int]) -> Float[Tensor, "depth 2 b"] | None:
+        """By what the halves of blocks are multiplied: 0, or 1 / (1 − p). rows: The pictures' places in the batch of
+        all processes, by which all that is drawn for a picture is the same in any number of processes."""
+        if not any(self.dropped):
+            return None
+        p = torch.tensor(self.dropped)[:, None]
+        drawn = [torch.rand(len(p), 2, generator=generator(self.seed, step, f"paths of {row}")) for row in rows]
+        kept = torch.stack([(one >= p) / (1 - p) for one in drawn], 2)
+        return kept.to(self.model.mean)
+
+    def forward(
+        self, x: Float[Tensor, "b 3 s s"], Y: Bool[Tensor, "b p s s"], step: int, rows: list[int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. (2), and the IoU of the best first answer and of the last one."""
+        model, (b, p) = self.model, Y.shape[:2]
+        z = model.image_encoder(x, self.kept(step, rows)).repeat_interleave(p, 0)
+        drawn = [generator(self.seed, step, f"clicks of {row}", x.device) for row in rows]
+        truth = halved(Y.flatten(0, 1))
+        at, labels = self.first(Y, drawn)
+        most = 1 + (self.interactions - 1) * min(1.0, step / max(1, self.steps))
+        added = turns(most, generator(self.seed, step, "turns"))
+        gamma, logits, total, first = model.prompt_encoder.places(), None, z.new_zeros(()), None
+        m = z
+        for what in ("first", *added):
+            if what == "point":
+                at, labels = self.more(m[:, 0], truth, at, labels, drawn)
+            tokens = model.prompt_encoder.points(at, labels)
+            answers, s = model.mask_decoder(z, gamma, tokens, model.prompt_encoder.map(logits), several=what == "first")
+            m = interpolate(answers.float(), scale_factor=2, mode="bilinear", align_corners=False)
+            mask_loss, iou_loss = losses.loss(m, s.float(), truth.float(), self.focal)
+            total = total + mask_loss.mean() + iou_loss.mean()
+            best = s.argmax(1)
+            if first is None:
+                first = losses.iou(m, truth.float()).amax(1)
+            rows_of = torch.arange(b * p, device=x.device)
+            m, logits = m.detach()[rows_of, best][:, None], answers.detach()[rows_of, best][:, None].float()
+        assert first is not None
+        last = losses.iou(m, truth.float())
+        return total / (1 + len(added)), {"first_iou": first.mean(), "last_iou": last.mean()}
+
+    def first(self, Y: Bool[Tensor, "b p s s"], drawn: list[torch.Generator]) -> tuple[Float[Tensor, "n 2 2"], Tensor]:
+        """Two tokens of each first prompt: a point and none, or the corners of a box."""
+        at, labels = [], []
+        for masks, g in zip(Y, drawn):
+            point, _ = clicks.anywhere(masks, g)
+            corners = clicks.loose_box(masks, g).view(-1, 2, 2)
+            boxed = torch.rand(len(masks), generator=g, device=masks.device) < 0.5
+            at.append(torch.where(boxed[:, None, None], corners, torch.stack([point, 0 * point], 1)))
+            kinds = torch.tensor([[1, -1], [2, 3]], device=masks.device)
+            labels.append(kinds[boxed.long()])
+        return torch.cat(at), torch.cat(labels)
+
+    def more(
+        self, m: Float[Tensor, "n h w"], truth: Bool[Tensor, "n h w"], at: Tensor, labels: Tensor,
+        drawn: list[torch.Generator],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The prompts with a pixel of each region of errors; where there is none, with no point."""
+        wrong = clicks.errors(m, truth)
+        found = [clicks.anywhere(part, g) for part, g in zip(wrong.chunk(len(drawn)), drawn)]
+        point, there = (torch.cat(parts) for parts in zip(*found))
+        label = torch.where(there, clicks.labels(point, truth), -1)
+        scale = self.model.size / m.shape[1]
+        point = (point + 0.5) * scale - 0.5  # from this map's pixels to the frame's
+        return torch.cat([at, point[:, None]], 1), torch.cat([labels, label[:, None]], 1)
+
+
+def halved(Y: Bool[Tensor, "n s s"]) -> Bool[Tensor, "n h w"]:
+    """Masks at half their side: where at least half of four pixels are within, or any, of a mask that would vanish."""
+    share = avg_pool2d(Y[:, None].float(), 2)[:, 0]
+    much = share >= 0.5
+    return torch.where(much.any((1, 2), keepdim=True), much, share > 0)
+
+
+class Method:
+    """min over θ of eq. (2)."""
+
+    Config, Model = Config, SAM
+    unit = "updates"
+    steps = 4_000
+    default_data = "nested"
+    figure = "miou_1"
+    better: Literal["lower", "higher"] = "higher"
+    keep: Literal["best", "last"] = "best"
+
+    def __init__(self, config: Config, data: instances.InstanceData, seed: int, hardware: Hardware, steps: int):
+        self.config, self.data, self.seed, self.hardware, self.total = config, data, seed, hardware, steps
+        self.parts = data.parts or (data,)
+        if config.batch_size % len(self.parts):
+            raise UsageError(
+                f"batch_size = {config.batch_size} cannot be shared by {len(self.parts)} sets; allowed: multiples of "
+                f"{len(self.parts)} (option --batch-size)."
+            )
+        self.masked = [part.masked("train") for part in self.parts]
+        try:
+            self.model = SAM(config.variant, data.size, seed)
+        except UsageError as error:
+            raise UsageError(f"{error} (options --variant and --size)") from None
+        self.forms = examples.Forms(data.size, config.least_scale, config.greatest_scale, config.flip, config.colour)
+        for name, p in self.model.named_parameters():
+            p.requires_grad_(name.startswith(LEARNED[config.learn]))
+        if config.learn == "lora":
+            for i, block in enumerate(self.model.image_encoder.blocks):
+                low_rank.add(block.attn.qkv, config.rank, generator(seed, i, "low rank"))  # pyright: ignore
+        conversation = Conversation(self.model, seed, steps, config.interactions, config.focal, config.drop_path)
+        self.trained = hardware.prepare(conversation)
+        self.optimizer = torch.optim.AdamW(self.groups(), betas=BETAS, fused=True)
+        self.step = 0
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameters by layer and by whether they decay, with the scale of their step size."""
+        c, depth = self.config, len(self.model.image_encoder.blocks)
+        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, p in self.model.named_parameters():
+            if p.requires_grad:
+                decay = c.weight_decay if p.dim() > 1 and "pos" not in name and "embed" not in name else 0.0
+                found.setdefault((c.layer_decay ** (depth + 1 - layer(name, depth)), decay), []).append(p)
+        return [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in found.items()]
+
+    @staticmethod
+    def open_data(
+        spec: Any, size: int | None, threshold: float, skip_unreadable: bool = False
+    ) -> instances.InstanceData:
+        return instances.load(spec, size=size)
+
+    def batches(self, start: int, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor, int, list[int]]]:
+        """Forms of pictures, masks of each, the step, and the rows of the batch of all processes that these are."""
+        share = self.config.batch_size // len(self.parts)
+        every = [minibatches(len(rows), share, self.seed + k, start) for k, rows in enumerate(self.masked)]
+        for step, drawn in enumerate(zip(*every), start):
+            wanted = [(k, self.masked[k][i]) for k, of in enumerate(drawn) for i in of.tolist()]
+            if len(wanted) % world:
+                raise UsageError(
+                    f"a batch of {len(wanted)} pictures cannot be shared by {world} processes; choose a multiple."
+                )
+            rows = list(range(rank * len(wanted) // world, (rank + 1) * len(wanted) // world))
+            yield (*self.framed(step, [wanted[row] for row in rows], rows), step, rows)
+
+    def framed(self, step: int, wanted: list[tuple[int, int]], rows: list[int]) -> tuple[Tensor, Tensor]:
+        """(b, 3, s, s) and (b, p, s, s), on the device."""
+        s = self.data.size
+        x = torch.zeros(len(rows), 3, s, s)
+        Y = torch.zeros(len(rows), self.config.prompts, s, s, dtype=torch.bool)
+        for to, (k, i), row in zip(range(len(rows)), wanted, rows):
+            r = np.random.default_rng([self.seed, step, row])
+            picture, masks = examples.drawn(self.parts[k].split("train")[i], self.config.prompts, self.forms, r)
+            h, w = picture.shape[1:]
+            x[to] = self.model.framed(torch.from_numpy(picture))
+            Y[to, :, :h, :w] = torch.from_numpy(masks)
+        return x.to(self.hardware.device), Y.to(self.hardware.device)
+
+    def update(self, batch: Any) -> dict[str, Tensor]:
+        """One step of AdamW on eq. (2)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["scale"] * self.learning_rate(self.step)
+        self.trained.train()
+        with self.hardware.autocast():
+            loss, told = self.trained(*batch)
+        self.hardware.backward(loss)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        return {"loss": loss.detach(), **told}
+
+    def learning_rate(self, step: int) -> float:
+        """Up linearly, then down."""
+        rise = min(1.0, (step + 1) / (self.config.warmup + 1))
+        return self.config.learning_rate * rise * (1 - min(1.0, step / max(1, self.total)))
+
+    # ------------------------------------------------------------ figures
+
+    def evaluate(self, data: instances.InstanceData, split: str, limit: int | None = None) -> dict[str, Estimate]:
+        """See `evaluation.figures`."""
+        from ptheta.sam.evaluation import figures
+
+        return figures(self.model, data.split(split)[:limit])
+
+    def pictures(self) -> dict[str, Figure]:
+        from ptheta.sam.evaluation import answers_drawn
+
+        split = next(s for s in ("valid", "train") if s in self.data.splits)
+        return {"answers": answers_drawn(self.model, self.data.split(split)[:4])}
+
+    # ------------------------------------------------------------ files
+
+    def save_model(self, folder: Path) -> None:
+        model = SAM(**self.model.arguments)
+        model.load_state_dict(low_rank.merged(self.model))
+        model.save_pretrained(folder, about={"data": self.data.name}, card=self.card())
+
+    def card(self) -> str:
+        """The text of the model card."""
+        code = "ptheta segment PICTURE --model FOLDER --point X,Y"
+        return model_card(self, "mask-generation", "A mask for a point, a box or an earlier mask", code)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": checkpoint.optimizer_state(self.model, self.optimizer),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        checkpoint.load_optimizer_state(self.model, self.optimizer, state.get("optimizer", {}))
+
+    def start_from(self, model: Any) -> None:
+        """The weights of another SAM of the same variant and size, or of the encoder of `mae` (`--init`)."""
+        if model.name == "mae":
+            from ptheta.sam.from_mae import copy_encoder
+
+            return copy_encoder(model, self.model)
+        if model.name != "sam" or (model.variant, model.size) != (self.model.variant, self.model.size):
+            has = f"{model.variant} for {model.size} pixels" if model.name == "sam" else model.name
+            raise UsageError(
+                f"the weights are of {has}, the model is {self.model.variant} for {self.model.size} pixels; say "
+                "--variant and --size, or give weights of sam or mae."
+            )
+        own, theirs = self.model.state_dict(), model.state_dict()
+        plain = {name.replace("parametrizations.weight.original", "weight"): name for name in own}
+        self.model.load_state_dict({plain[name]: value for name, value in theirs.items()}, strict=False)
+
+
+def layer(name: str, depth: int) -> int:
+    """d of a parameter's name: 0 of patches and places, 1 to D of blocks, D + 1 of all that follows."""
+    if not name.startswith("image_encoder.") or name.startswith("image_encoder.neck"):
+        return depth + 1
+    return int(name.split(".")[2]) + 1 if name.startswith("image_encoder.blocks.") else 0
+
+
+Model = SAM

@@ -1,0 +1,159 @@
+r"""A window in which a person makes masks with the help of a model.
+
+    left click, right click   a point inside, outside of what is meant: the answers are shown at once
+    1, 2, 3                   one of the three answers to a first click (the one expected to be best is shown first)
+    enter                     accept the answer: it is on disk from then on
+    backspace                 take the last click back
+    x                         throw out the mask under the pointer
+    n                         the picture is done: the next one
+    q                         leave; what was accepted is kept, and the next sitting begins with this picture
+
+Source: our own; after section 4 of A. Kirillov et al., "Segment Anything", ICCV 2023.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ptheta.data import rle
+from ptheta.data.instances import Example
+from ptheta.engine.errors import UsageError
+from ptheta.sam.data_engine import Left, Masks, Work, told
+from ptheta.sam.overlays import overlay
+from ptheta.sam.predictor import Predictor
+
+KEYS = (
+    "left: inside   right: outside   1 2 3: which answer   enter: accept   backspace: undo   x: throw out   n: next   "
+    "q: leave"
+)
+
+
+class Sitting:
+    """One picture in the window. Its handlers are what the window calls; they need no screen."""
+
+    def __init__(self, predictor: Predictor, x: np.ndarray, filled: Masks, keep: Callable[[Masks], None]):
+        self.predictor, self.x, self.masks, self.keep = predictor, x, list(filled), keep
+        self.points: list[tuple[float, float]] = []
+        self.labels: list[int] = []
+        self.answers: list[Any] = []
+        self.shown = 0
+        self.clicks = self.thrown_out = 0
+        self.done = self.left = False
+        self.began = time.perf_counter()
+
+    def click(self, x: float, y: float, inside: bool) -> None:
+        """Ask with one point more."""
+        self.points.append((x, y))
+        self.labels.append(int(inside))
+        self.clicks += 1
+        self._ask()
+
+    def _ask(self) -> None:
+        before = self.answers[-1] if len(self.answers) == len(self.points) - 1 and self.answers else None
+        logits = None if before is None else before.logits[self.shown][None]
+        answer = self.predictor.predict(self.points, self.labels, masks=logits, several=len(self.points) == 1)
+        self.answers.append(answer)
+        self.shown = int(answer.ious.argmax())
+
+    def key(self, key: str | None, x: float | None = None, y: float | None = None) -> None:
+        """What a key does; x, y: where the pointer is."""
+        if key in ("1", "2", "3") and self.answers and int(key) <= len(self.answers[-1].masks):
+            self.shown = int(key) - 1
+        elif key == "enter" and self.answers:
+            self._accept()
+        elif key == "backspace" and self.points:
+            for of in (self.points, self.labels, self.answers):
+                of.pop()
+            self.shown = int(self.answers[-1].ious.argmax()) if self.answers else 0
+        elif key == "x" and x is not None and y is not None:
+            self._throw_out(x, y)
+        elif key == "n":
+            self.done = True
+        elif key == "q":
+            self.left = True
+
+    def _accept(self) -> None:
+        mask = self.answers[-1].masks[self.shown].cpu().numpy()
+        seconds, count = time.perf_counter() - self.began, len(self.points)
+        self.masks.append(told(mask, source="person", clicks=count, seconds=seconds))
+        self.points, self.labels, self.answers, self.began = [], [], [], time.perf_counter()
+        self.keep(self.masks)
+
+    def _throw_out(self, x: float, y: float) -> None:
+        """Of the masks under a place the smallest."""
+        under = [one for one in self.masks if rle.decode(one["segmentation"])[int(y), int(x)]]
+        if under:
+            self.masks.remove(min(under, key=lambda one: one["area"]))
+            self.clicks, self.thrown_out = self.clicks + 1, self.thrown_out + 1
+            self.keep(self.masks)
+
+    def picture(self) -> np.ndarray:
+        """What is shown: masks that are there, and the answer in white."""
+        x = overlay(self.x, [rle.decode(one["segmentation"]) for one in self.masks])
+        if self.answers:
+            mask = self.answers[-1].masks[self.shown].cpu().numpy()
+            x[mask] = (0.5 * x[mask] + 127).astype(np.uint8)
+        return x
+
+
+class Person:
+    """An annotator at a screen. Raises UsageError where there is none."""
+
+    def __init__(self) -> None:
+        import matplotlib.pyplot as plt
+
+        if plt.get_backend().lower() in ("agg", "svg", "pdf", "ps", "cairo", "template"):
+            raise UsageError("there is no screen for a window; work at one, or add --simulate for pictures with masks.")
+        settings: Any = plt.rcParams
+        for name in [name for name in settings if name.startswith("keymap.")]:
+            settings[name] = []  # keys are ours
+        self.figure = plt.figure("ptheta annotate", figsize=(9, 8))
+
+    def annotate(self, predictor: Predictor, example: Example, filled: Masks, keep: Callable[[Masks], None]) -> Work:
+        """Show a picture until the person is done with it. Raises Left."""
+        started = time.perf_counter()
+        sitting = Sitting(predictor, example.picture.transpose(1, 2, 0), filled, keep)
+        canvas: Any = self.figure.canvas
+        self.figure.clear()
+        axes = self.figure.add_axes((0, 0, 1, 0.95))
+
+        def draw() -> None:
+            axes.clear()
+            axes.imshow(sitting.picture())
+            axes.set_title(f"{example.name}: {len(sitting.masks)} masks\n{KEYS}", fontsize=7)
+            axes.set_axis_off()
+            for (x, y), label in zip(sitting.points, sitting.labels):
+                axes.plot(x, y, "o", color="lime" if label else "red", markeredgecolor="black")
+            canvas.draw_idle()
+
+        def after(event: Any, act: Callable[[], None]) -> None:
+            act()
+            draw()
+            if sitting.done or sitting.left:
+                canvas.stop_event_loop()
+
+        def clicked(event: Any) -> None:
+            if event.inaxes is axes and event.button in (1, 3):
+                after(event, lambda: sitting.click(event.xdata, event.ydata, event.button == 1))
+
+        def pressed(event: Any) -> None:
+            after(event, lambda: sitting.key(event.key, event.xdata, event.ydata))
+
+        def closed(event: Any) -> None:
+            sitting.left = True
+            canvas.stop_event_loop()
+
+        names = {"button_press_event": clicked, "key_press_event": pressed, "close_event": closed}
+        handles = [canvas.mpl_connect(name, handler) for name, handler in names.items()]
+        draw()
+        self.figure.show()
+        canvas.start_event_loop()
+        for handle in handles:
+            canvas.mpl_disconnect(handle)
+        if sitting.left:
+            raise Left
+        return Work(sitting.masks, sitting.clicks, sitting.thrown_out, 0, time.perf_counter() - started)

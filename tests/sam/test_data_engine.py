@@ -1,0 +1,129 @@
+"""The simulated annotator beside a plain loop; counts by hand; what is there is not made again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ptheta.data import instances, nested, rle
+from ptheta.data.instances import Example
+from ptheta.sam import clicks, data_engine, mask_sets
+from ptheta.sam.data_engine import Simulated, Work, clicked, every, overlap, overlaps, round_of, told
+from ptheta.sam.everything import Everything
+from ptheta.sam.predictor import Predictor
+
+SCENE = nested.scene(0, "valid", 3, 160)
+EXAMPLE = Example("scene 3", SCENE.picture, tuple(rle.encode(m) for m in SCENE.masks), (0,) * len(SCENE.masks))
+ASKED = Everything(points=4)
+
+
+class Told(Predictor):
+    """A predictor whose answers are the truth, with more and more of it as clicks come."""
+
+    def __init__(self, model, truth):
+        super().__init__(model)
+        self.truth = truth
+
+    def predict(self, points=None, labels=None, boxes=None, masks=None, several=True):
+        answer = super().predict(points=points, labels=labels, boxes=boxes, masks=masks, several=several)
+        x, y = points[:, 0].long().unbind(1)
+        for i in range(len(points)):
+            of = [k for k in range(len(self.truth)) if self.truth[k, y[i], x[i]] and
+                  torch.equal(clicks.middle(self.truth[k : k + 1])[0][0].long(), points[i, 0].long())]  # fmt: skip
+            if of and len(points[i]) > of[0] % 4:
+                answer.masks[i] = self.truth[of[0]]
+        return answer
+
+
+def test_clicks_are_those_of_a_plain_loop(tiny):
+    truth = every(EXAMPLE)[:5]
+    predictor = Predictor(tiny)
+    predictor.set_image(SCENE.picture.transpose(1, 2, 0))
+    made, spent, reached = clicked(predictor, truth, 0.3, 4)
+    for i, of in enumerate(truth):
+        points, labels, logits, count = [clicks.middle(of[None])[0][0].tolist()], [1], None, 0
+        while True:
+            count += 1
+            answer = predictor.predict(points=points, labels=labels, masks=logits, several=count == 1)
+            ious = overlap(answer.masks, of.expand(len(answer.masks), -1, -1))
+            best = int(ious.argmax())
+            if ious[best] >= 0.3 or count == 4:
+                break
+            point, _ = clicks.middle((answer.masks[best] ^ of)[None])
+            points.append(point[0].tolist())
+            labels.append(int(clicks.labels(point, of[None])[0]))
+            logits = answer.logits[best][None]
+        assert (int(spent[i]), bool(reached[i])) == (count, bool(ious[best] >= 0.3))
+        assert (made[i] ^ answer.masks[best]).sum() <= 3  # a batch rounds otherwise
+
+
+def test_masks_that_are_right_cost_no_click_and_wrong_ones_one(tiny):
+    truth = every(EXAMPLE)
+    wrong = torch.zeros_like(truth[0])
+    wrong[:50, :9] = True
+    filled = [told(m.numpy(), source="model", clicks=0) for m in (truth[0], wrong, truth[2])]
+    predictor = Told(tiny, truth)
+    predictor.set_image(SCENE.picture.transpose(1, 2, 0))
+    work = Simulated(most=5).annotate(predictor, EXAMPLE, filled, lambda masks: None)
+    missing = [i for i in range(len(truth)) if i not in (0, 2)]
+    good = overlaps(truth[[0, 2]], truth)
+    missing = [i for i in missing if good[:, i].max() < 0.9]
+    assert work.thrown_out == 1
+    assert [one["source"] for one in work.masks].count("model") == 2
+    person = [one for one in work.masks if one["source"] == "person"]
+    assert len(person) + work.given_up == len(missing)
+    assert work.clicks == sum(one["clicks"] for one in person) + 5 * work.given_up + 1
+    assert all(overlaps(data_engine.stacked([one], truth.shape[1:]), truth).max() >= 0.9 for one in work.masks)
+
+
+def test_a_round_is_written_counted_and_gone_on_with(tiny, tmp_path):
+    truth, seen = every(EXAMPLE), []
+
+    class Careful:
+        def annotate(self, predictor, example, filled, keep):
+            seen.append((example.name, len(filled)))
+            keep([told(truth[0].numpy(), source="person", clicks=2)])
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+            masks = [told(truth[0].numpy(), source="person", clicks=2), told((truth[1] & ~truth[1]).numpy(), clicks=7)]
+            return Work(masks, clicks=9, seconds=1.0)
+
+    examples = [EXAMPLE, Example("b", EXAMPLE.picture, EXAMPLE.masks, EXAMPLE.annotator)]
+    arguments = ("assisted", tmp_path / "1", Predictor(tiny), Careful(), ASKED, ASKED, 1, lambda i: None)
+    with pytest.raises(KeyboardInterrupt):
+        round_of(examples, *arguments)
+    about, masks = mask_sets.read(tmp_path / "1" / "00001-b.json")
+    assert about["done"] is False and len(masks) == 1, "what was accepted before is on disk"
+    assert not (tmp_path / "1" / "provenance.json").exists()
+    report = round_of(examples, *arguments)
+    assert seen == [("scene 3", 0), ("b", 0), ("b", 1)], "the first is not made again, the second goes on"
+    assert (report["pictures"], report["masks"], report["clicks"]) == (2, 4, 18)
+    assert report["clicks_per_mask"] == 4.5 and report["quality"] == 0.5
+    same = (overlaps(truth[:1], truth)[0] > 0.9).sum().item()
+    assert report["recall"] == pytest.approx(same / len(truth)) and report["mean_iou"] == pytest.approx(0.5)
+    stored = json.loads((tmp_path / "1" / "provenance.json").read_text())
+    assert stored["version"] == 1 and stored["weights"] == data_engine.fingerprint(tiny)
+    data = instances.load(tmp_path / "1", size=160)
+    assert np.array_equal(data.split("train")[0].picture, EXAMPLE.picture)
+    assert np.array_equal(data.split("train")[0].mask(0), SCENE.masks[0])
+
+
+def test_nobody_looks_at_automatic_masks(tiny, tmp_path):
+    plain = Example("plain", EXAMPLE.picture, (), ())
+    asked = Everything(points=4, iou=0.0, stability=0.0)
+    report = round_of(
+        [plain], "automatic", tmp_path, Predictor(tiny), Simulated(), asked, asked, 3, lambda i: None
+    )  # fmt: skip
+    assert report["clicks"] == 0 and report["masks"] > 0 and report["from_model"] == report["masks"]
+    assert report["quality"] is None and report["recall"] is None
+
+
+def test_a_fingerprint_is_of_the_weights(tiny):
+    import copy
+
+    other = copy.deepcopy(tiny)
+    assert data_engine.fingerprint(other) == data_engine.fingerprint(tiny)
+    with torch.no_grad():
+        other.mask_decoder.iou_token.weight[0, 0] += 1e-3
+    assert data_engine.fingerprint(other) != data_engine.fingerprint(tiny)

@@ -1,0 +1,85 @@
+"""A person's sitting: what keys and clicks do, without a screen."""
+
+import numpy as np
+import pytest
+import torch
+
+from ptheta.data import rle
+from ptheta.engine.errors import UsageError
+from ptheta.sam.data_engine import told
+from ptheta.sam.predictor import Predictor
+from ptheta.sam.window import Person, Sitting
+
+PICTURE = np.random.RandomState(0).randint(0, 256, (50, 70, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def sitting(tiny):
+    kept = []
+    predictor = Predictor(tiny)
+    predictor.set_image(PICTURE)
+    begun = Sitting(predictor, PICTURE, [], lambda masks: kept.append(list(masks)))
+    return begun, predictor, kept
+
+
+def test_a_click_asks_and_a_key_chooses_among_three(sitting):
+    begun, predictor, _ = sitting
+    begun.click(30, 20, True)
+    answer = predictor.predict([[30, 20]], [1])
+    assert torch.equal(begun.answers[-1].masks, answer.masks) and begun.shown == int(answer.ious.argmax())
+    for key in "123":
+        begun.key(key)
+        assert begun.shown == int(key) - 1
+    begun.click(10, 10, False)  # from the third answer on
+    second = predictor.predict([[30, 20], [10, 10]], [1, 0], masks=answer.logits[2][None], several=False)
+    assert torch.equal(begun.answers[-1].logits, second.logits) and len(begun.answers[-1].masks) == 1
+    begun.key("2")
+    assert begun.shown == 0, "there is one answer"
+
+
+def test_what_is_accepted_is_kept_at_once(sitting):
+    begun, _, kept = sitting
+    begun.key("enter")
+    assert not kept, "there was nothing to accept"
+    begun.click(30, 20, True)
+    mask = begun.answers[-1].masks[begun.shown].numpy()
+    begun.key("enter")
+    assert len(kept) == 1 and np.array_equal(rle.decode(kept[0][0]["segmentation"]), mask)
+    assert kept[0][0]["clicks"] == 1 and kept[0][0]["source"] == "person" and not begun.points and not begun.answers
+    begun.click(5, 5, True)
+    begun.click(60, 5, True)
+    begun.key("enter")
+    assert [one["clicks"] for one in kept[-1]] == [1, 2] and begun.clicks == 3
+
+
+def test_a_click_is_taken_back(sitting):
+    begun, _, _ = sitting
+    begun.click(30, 20, True)
+    first = begun.answers[-1]
+    begun.click(10, 10, False)
+    begun.key("backspace")
+    assert begun.points == [(30, 20)] and begun.answers == [first]
+    begun.key("backspace")
+    begun.key("backspace")
+    assert not begun.points and not begun.answers
+    assert begun.picture().shape == PICTURE.shape
+
+
+def test_the_smallest_mask_under_the_pointer_is_thrown_out(tiny):
+    whole, part = np.ones((50, 70), bool), np.zeros((50, 70), bool)
+    part[10:20, 10:20] = True
+    kept = []
+    begun = Sitting(Predictor(tiny), PICTURE, [told(whole), told(part)], kept.append)
+    begun.key("x")
+    assert len(begun.masks) == 2
+    begun.key("x", 12.0, 15.0)
+    assert [one["area"] for one in begun.masks] == [3500] and begun.thrown_out == 1 and len(kept) == 1
+    begun.key("n")
+    assert begun.done and not begun.left
+    begun.key("q")
+    assert begun.left
+
+
+def test_without_a_screen_the_way_out_is_told():
+    with pytest.raises(UsageError, match="no screen .* add --simulate"):
+        Person()
