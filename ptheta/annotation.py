@@ -38,8 +38,8 @@ ROUNDS = "assisted:40,assisted:40,semi:40,semi:40,automatic:80"
 def annotate(
     pictures: Annotated[str, tyro.conf.Positional], model: str, out: Path, simulate: bool = False,
     rounds: str = ROUNDS, steps: int = 600, batch_size: int = 4, learning_rate: float = 5e-4, points: int = 32,
-    sure: float = 0.92, iou: float = 0.88, stability: float = 0.95, seed: int = 0, threads: int | None = None,
-    json: bool = False,
+    enough: float = 0.9, sure: float = 0.92, iou: float = 0.88, stability: float = 0.95, seed: int = 0,
+    threads: int | None = None, json: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Make masks with the help of a model that learns from them.
 
@@ -53,6 +53,7 @@ def annotate(
         batch_size: Pictures in a minibatch of these.
         learning_rate: Step size of these at its highest.
         points: Points a side of the grid that asks for masks without a person.
+        enough: IoU with which somebody simulated is content.
         sure: Least expected IoU of masks that are there before a person begins (semi).
         iou: Least expected IoU of masks that nobody looks at (automatic).
         stability: Least stability of both.
@@ -65,16 +66,16 @@ def annotate(
     if getattr(first, "name", "") != "sam":
         raise InputError(f"{model} is of {first.name}, which makes no masks for points; give weights of sam.")
     asked = {"pictures": pictures, "model": model, "simulate": simulate, "rounds": rounds, "steps": steps,
-             "batch_size": batch_size, "learning_rate": learning_rate, "points": points, "sure": sure, "iou": iou,
-             "stability": stability, "seed": seed}  # fmt: skip
+             "batch_size": batch_size, "learning_rate": learning_rate, "points": points, "enough": enough, "sure": sure,
+             "iou": iou, "stability": stability, "seed": seed}  # fmt: skip
     opened(out, asked)
     examples, valid = looked_at(pictures, simulate, first.size, sum(one.pictures for one in plan))
     automatic = Everything(points=points, batch=64, iou=iou, stability=stability)
-    annotator = data_engine.Simulated() if simulate else person()
-    reports, begin = [], 0
+    annotator = data_engine.Simulated(enough) if simulate else person()
+    reports, begin, weights = [], 0, Path(model)
     for number, one in enumerate(plan, 1):
         name = f"{number}-{one.stage}"
-        folder, weights = out / "sets" / name, Path(model) if number == 1 else out / "models" / names(plan)[number - 2]
+        folder = out / "sets" / name
         part = examples[begin : begin + one.pictures]
         begin += one.pictures
         if not part:
@@ -93,7 +94,10 @@ def annotate(
                     print(f"ptheta: left; all is kept in {out}. Go on with the same command.", file=sys.stderr)
                     return {"rounds": reports}
         reports.append(json_module.loads((folder / "provenance.json").read_text()))
-        learn(out, names(plan)[:number], weights, first, valid, asked, threads)
+        if any(one["masks"] for one in reports):
+            weights = learn(out, names(plan)[:number], weights, first, valid, asked, threads)
+        else:
+            print(f"ptheta: there is no mask to learn from after round {name}.", file=sys.stderr)
     return reported(out, reports, json)
 
 
@@ -151,11 +155,11 @@ def person() -> Any:
 def learn(
     out: Path, sets: list[str], weights: Path, first: Any, valid: Sequence[instances.Example], asked: dict[str, Any],
     threads: int | None,
-) -> None:  # fmt: skip
-    """Train on all masks so far, from the weights that helped to make the last, unless that has been done."""
+) -> Path:  # fmt: skip
+    """Train on all masks so far, from the weights that helped to make the last, unless that has been done; the run."""
     path = out / "models" / sets[-1]
     if max((step for step, _ in checkpoint.steps(path / "checkpoints")), default=0) >= asked["steps"]:
-        return
+        return path
     data = instances.together([out / "sets" / name for name in sets], first.size, valid)
     api.train(
         "sam", data, variant=first.variant, size=first.size, init=str(weights), steps=asked["steps"],
@@ -163,6 +167,7 @@ def learn(
         warmup=min(100, asked["steps"] // 10), seed=asked["seed"], threads=threads, out=str(path),
         resume=(path / "config.json").exists(),
     )  # fmt: skip
+    return path
 
 
 def reported(out: Path, reports: list[dict[str, Any]], json: bool) -> dict[str, Any]:

@@ -169,10 +169,10 @@ def load(source: str | Path | Run) -> Any:
     from ptheta.engine import pretrained
 
     path = source.path if isinstance(source, Run) else Path(source)
-    if path.suffix in (".pth", ".safetensors") and path.is_file():  # other people's, of which SAM's are read
-        from ptheta.sam import checkpoint as foreign
+    if foreign(path):
+        from ptheta.sam.checkpoint import read
 
-        return foreign.read(path)
+        return read(path)
     if (path / "model" / "config.json").exists():
         path = path / "model"
     elif (path / "metrics.jsonl").exists() or (path / "checkpoints").exists():
@@ -184,6 +184,11 @@ def load(source: str | Path | Run) -> Any:
             f"{folder} is of method {config['method']!r}; this ptheta knows {', '.join(METHODS)}: update ptheta."
         )
     return method(config["method"]).Model.from_pretrained(folder)
+
+
+def foreign(path: Path) -> bool:
+    """Whether it is a file of other people's weights, of which SAM's are read."""
+    return path.suffix in (".pth", ".safetensors") and path.is_file()
 
 
 def room(source: str) -> str:
@@ -198,7 +203,9 @@ def room(source: str) -> str:
 
 
 def room_here(source: str) -> str:
-    """The same of a run directory or model folder; "" of what is neither."""
+    """The same of a run directory, model folder or SAM's own file; "" of what is none."""
+    if foreign(Path(source)):
+        return "sam"
     for path in (Path(source) / "model" / "config.json", Path(source) / "config.json"):
         try:
             name = json.loads(path.read_text())["method"]

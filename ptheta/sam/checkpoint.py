@@ -156,7 +156,9 @@ def write_official(model: SAM, path: str | Path) -> Path:
 
 
 def write_hugging_face(model: SAM, folder: str | Path) -> Path:
-    """A folder that `transformers.SamModel.from_pretrained` loads."""
+    """A folder that `transformers.SamModel.from_pretrained` loads. Raises UsageError for variants that it has not."""
+    if model.image_encoder.fine is not None:
+        raise UsageError(f"{model.variant} has convolutions that transformers' SamModel has not; allowed: vit_b, l, h.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {their_name(k): v.detach().cpu().contiguous() for k, v in model.state_dict().items()}

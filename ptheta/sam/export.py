@@ -60,7 +60,7 @@ class PromptDecoder(nn.Module):
 def inputs(model: SAM, points: int, mask: bool, seed: int = 0) -> tuple[Tensor, ...]:
     """A prompt and a map, drawn."""
     g, side = torch.Generator().manual_seed(seed), model.prompt_encoder.side
-    channels = model.prompt_encoder.no_mask_embed.weight.shape[1]
+    channels = model.map_channels
     return (
         torch.randn(1, channels, side, side, generator=g), model.size * torch.rand(1, points, 2, generator=g),
         torch.randint(-1, 4, (1, points), generator=g), torch.randn(1, 1, 4 * side, 4 * side, generator=g),

@@ -2,7 +2,8 @@ r"""A picture encoder that begins with what `mae` has learned of pictures withou
 
 A. Kirillov et al., "Segment Anything", ICCV 2023 (section 3, "image encoder": "an MAE pre-trained ViT").
 
-The blocks of both are the same but for relative positions, which begin at zero, and windows; a model of `mae` for the
+The blocks of both are the same but for relative positions, which begin at zero, windows and an approximation of GELU,
+and what `fine` adds to tokens begins at zero; a model of `mae` for the
 same size, patches of 16 pixels, the same width and depth gives its patches, places, norms, attention and MLPs. Its
 pictures are normalised by their own mean μ and deviation σ, SAM's by ImageNet's, m and d: with x = (255 v − m) / d,
 
@@ -40,6 +41,8 @@ def copy_encoder(mae: Any, sam: SAM) -> None:
     own.patch_embed.proj.weight.copy_(W * sam.deviation / (255 * deviation))
     shift = (sam.mean - 255 * mean) / (255 * deviation)
     own.patch_embed.proj.bias.copy_(theirs.b + (W * shift).sum((1, 2, 3)))  # pyright: ignore
+    if own.fine is not None:  # what else tokens get begins with nothing
+        own.fine.cut16.weight.zero_()
     own.pos_embed.copy_(theirs.places.view_as(own.pos_embed))
     blocks: Any = own.blocks
     for of, to in zip(layers, blocks):

@@ -43,6 +43,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, pad, scaled_dot_product_attention
 
+from ptheta.sam.fine import Fine
+
 EPSILON = 1e-6  # of every LN of the encoder
 QUERIES = 512  # whose products with all keys are in memory at a time, where attention is written out
 
@@ -187,14 +189,16 @@ class Block(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """size: Side of the pictures in pixels. Blocks in `everywhere` attend globally, the others in windows."""
+    """size: Side of the pictures in pixels. Blocks in `everywhere` attend globally, the others in windows. fine: With
+    the convolutions of `fine`, whose finer maps are behind the channels of the map."""
 
     def __init__(
         self, size: int, width: int, depth: int, heads: int, everywhere: tuple[int, ...], window: int, patch: int = 16,
-        channels: int = 256,
+        channels: int = 256, fine: bool = False,
     ):  # fmt: skip
         super().__init__()
         side = size // patch
+        self.fine = Fine(width, channels, LayerNorm2d) if fine else None
         self.patch_embed = PatchEmbed(width, patch)
         self.pos_embed = nn.Parameter(torch.zeros(1, side, side, width))
         self.blocks = nn.ModuleList(Block(width, heads, 0 if i in everywhere else window, side) for i in range(depth))
@@ -205,12 +209,16 @@ class ImageEncoder(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b 3 H W"], kept: Float[Tensor, "depth 2 b"] | None = None
-    ) -> Float[Tensor, "b 256 h w"]:
+    ) -> Float[Tensor, "b c h w"]:
         """The map of normalised pictures. kept: By what the two halves of each block are multiplied for each picture,
         if not by one: in training some are left out."""
-        z = self.patch_embed(x) + self.pos_embed
+        z, finer = self.patch_embed(x) + self.pos_embed, None
+        if self.fine is not None:
+            own, finer = self.fine(x)
+            z = z + own
         for i, block in enumerate(self.blocks):
             z = block(z) if kept is None else block(z, kept[i])
         first, norm1, second, norm2 = self.neck
         z = norm1.last(nn.functional.linear(z, first.weight.flatten(1)))  # pyright: ignore
-        return norm2(conv2d(z.permute(0, 3, 1, 2), second.weight, padding=1))  # pyright: ignore
+        z = norm2(conv2d(z.permute(0, 3, 1, 2), second.weight, padding=1))  # pyright: ignore
+        return z if finer is None else torch.cat([z, finer], 1)

@@ -133,6 +133,10 @@ class Layer(nn.Module):
         self.mlp = TokenMLP(width, hidden)
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(width) for _ in range(4))
 
+    def between(self) -> list[Attention]:
+        """The attention between tokens and map."""
+        return [self.cross_attn_token_to_image, self.cross_attn_image_to_token]
+
     def forward(self, t: Tensor, z: Tensor, t0: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         t = self.norm1(self.self_attn(t, t, t) if self.first else t + self.self_attn(t + t0, t + t0, t))
         t = self.norm2(t + self.cross_attn_token_to_image.of_map(t + t0, z, gamma))
@@ -196,12 +200,14 @@ class MaskDecoder(nn.Module):
         return self.masks(t, z, which, h, w), self.ious(t)[:, which]
 
     def looked(self, image: Tensor, gamma: Tensor, tokens: Tensor | None, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """t (b, 5 + n, c) and z (b, L, c) after eqs. (1) and (2)."""
-        z = (image + dense).flatten(2).transpose(1, 2)
+        """t (b, 5 + n, c) and z (b, L, c) after eqs. (1) and (2); finer maps of the picture (`fine`) stay behind z."""
+        c = self.mask_tokens.weight.shape[1]
+        z, finer = (image[:, :c] + dense).flatten(2).transpose(1, 2), image[:, c:].flatten(2).transpose(1, 2)
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         b = len(z) if tokens is None else len(tokens)
         t = own.expand(b, -1, -1) if tokens is None else torch.cat([own.expand(b, -1, -1), tokens], 1)
-        return self.transformer(t, z, gamma.flatten(0, 1))
+        t, z = self.transformer(t, z, gamma.flatten(0, 1))
+        return t, torch.cat([z, finer.expand(len(z), -1, -1)], 2) if finer.shape[2] else z
 
     def ious(self, t: Float[Tensor, "b n c"]) -> Float[Tensor, "b 4"]:
         """s of eq. (3)."""
@@ -218,9 +224,14 @@ class MaskDecoder(nn.Module):
         return m.view(b, k, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(b, k, 4 * h, 4 * w)
 
     def upscaled(self, z: Float[Tensor, "b L c"]) -> Float[Tensor, "b L 4 4 c8"]:
-        """U."""
+        """U, to which finer maps are added where z has them."""
         up1, norm, _, up2, _ = self.output_upscaling
-        return gelu(quarters(up2, gelu(norm.last(quarters(up1, z)))))  # pyright: ignore
+        c = self.mask_tokens.weight.shape[1]
+        u, finer = quarters(up1, z[..., :c]), z[..., c:]  # pyright: ignore
+        if finer.shape[-1]:
+            u = u + finer[..., :c].unflatten(-1, (4, -1))
+        u = quarters(up2, gelu(norm.last(u)))  # pyright: ignore
+        return gelu(u + finer[..., c:].unflatten(-1, (4, 4, -1)) if finer.shape[-1] else u)
 
 
 def quarters(up: nn.ConvTranspose2d, z: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 4 o"]:

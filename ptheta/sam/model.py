@@ -16,7 +16,8 @@ scaled to `size` (bilinear), cut to where the picture is, and scaled to the pict
 | vit_h | 1280 | 32 | 16 | 7, 15, 23, 31 | 14 | 1024 | 641,090,608 |
 | tiny, small | 96, 192 | 6, 8 | 3 | every other | 8 | any multiple of 16 | |
 
-`tiny` and `small` are ours, for training on a processor; their prompts have 128 and 192 channels.
+`tiny` and `small` are ours, for training on a processor; their prompts have 128 and 192 channels, and beside their
+patches there are convolutions for what is smaller (`fine`).
 """
 
 from __future__ import annotations
@@ -54,14 +55,16 @@ class Variant:
     """Of tokens and map after the image encoder."""
     hidden: int = 2048
     """Of the decoder's layers."""
+    fine: bool = False
+    """Whether there are finer maps than that of patches."""
 
 
 VARIANTS = {
     "vit_b": Variant(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": Variant(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": Variant(1280, 32, 16, (7, 15, 23, 31)),
-    "tiny": Variant(96, 6, 3, (1, 3, 5), 8, 256, 128, 256),
-    "small": Variant(192, 8, 3, (1, 3, 5, 7), 8, 256, 192, 512),
+    "tiny": Variant(96, 6, 3, (1, 3, 5), 8, 256, 128, 256, True),
+    "small": Variant(192, 8, 3, (1, 3, 5, 7), 8, 256, 192, 512, True),
 }
 
 
@@ -88,7 +91,15 @@ class SAM(Pretrained):
         where = torch.get_default_device()
         with torch.device("meta"):  # sizes alone: what layers draw for themselves has no seed
             self.image_encoder = ImageEncoder(
-                size, of.width, of.depth, of.heads, of.everywhere, of.window, PATCH, of.channels
+                size,
+                of.width,
+                of.depth,
+                of.heads,
+                of.everywhere,
+                of.window,
+                PATCH,
+                of.channels,
+                of.fine,
             )
             self.prompt_encoder = PromptEncoder(of.channels, size, size // PATCH)
             self.mask_decoder = MaskDecoder(of.channels, 8, of.hidden)
@@ -101,7 +112,9 @@ class SAM(Pretrained):
     @torch.no_grad()
     def _draw(self, g: torch.Generator) -> None:
         """Initial weights: matrices and kernels N(0, 1 / inputs), places N(0, 0.02²), tokens and G N(0, 1), scales of
-        LN one, biases and relative positions zero."""
+        LN one, biases and relative positions zero. What the encoder's blocks add is divided by √(2 depth). In the
+        decoder's attention between tokens and map W_q is doubled and W_k = W_q: as ⟨γ(x), γ(y)⟩ is greatest at x = y,
+        a point looks at its own place from the beginning."""
         for module in self.modules():
             for name, p in module.named_parameters(recurse=False):
                 if isinstance(module, torch.nn.LayerNorm | LayerNorm2d):
@@ -115,8 +128,21 @@ class SAM(Pretrained):
                 else:
                     inputs = p.shape[0] if isinstance(module, torch.nn.ConvTranspose2d) else p[0].numel()
                     p.copy_(inputs**-0.5 * torch.randn(p.shape, generator=g))
+        for block in self.image_encoder.blocks:
+            for last in (block.attn.proj, block.mlp.lin2):  # pyright: ignore
+                last.weight.div_((2 * len(self.image_encoder.blocks)) ** 0.5)  # pyright: ignore
+        between = self.mask_decoder.transformer
+        for attention in [a for layer in between.layers for a in layer.between()] + [between.final_attn_token_to_image]:
+            attention.q_proj.weight.mul_(2)
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
         G = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
         G.copy_(torch.randn(G.shape, generator=g))
+
+    @property
+    def map_channels(self) -> int:
+        """Of a picture's map, with finer ones behind its own."""
+        c = VARIANTS[self.variant].channels
+        return c if self.image_encoder.fine is None else c + 4 * (c // 4) + 16 * (c // 8)
 
     def scaled(self, h: int, w: int) -> tuple[int, int]:
         """What a picture's sides become; at least one pixel each."""

@@ -93,7 +93,7 @@ class Config(BaseConfig):
     """N, the most turns of a conversation."""
     focal: Annotated[float, Between(0)] = 5.0
     """Weight λ of the focal loss beside Dice."""
-    learning_rate: Annotated[float, Between(0, open=True)] = 2e-3
+    learning_rate: Annotated[float, Between(0, open=True)] = 1e-3
     """AdamW's step size at its highest."""
     warmup: Annotated[int, Between(0)] = 250
     """Updates over which the step size rises from zero."""
@@ -248,12 +248,15 @@ class Method:
         self.step = 0
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameters by layer and by whether they decay, with the scale of their step size."""
+        """Parameters by layer and by whether they decay, as weights of linear layers and convolutions do; with the scale
+        of their step size."""
         c, depth = self.config, len(self.model.image_encoder.blocks)
+        of = [m for m in self.model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
+        matrices = {m.weight for m in of}
         found: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, p in self.model.named_parameters():
             if p.requires_grad:
-                decay = c.weight_decay if p.dim() > 1 and "pos" not in name and "embed" not in name else 0.0
+                decay = c.weight_decay if p in matrices else 0.0
                 found.setdefault((c.layer_decay ** (depth + 1 - layer(name, depth)), decay), []).append(p)
         return [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in found.items()]
 

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from ptheta.sam.model import SAM
+from ptheta.sam import model
+from ptheta.sam.model import SAM, Variant
+
+model.VARIANTS["plain"] = Variant(64, 6, 2, (1, 3, 5), 8, 256, 128, 256)  # small, and as the published ones are
 
 
 def shaken(model: SAM, seed: int = 0) -> SAM:
@@ -15,6 +18,11 @@ def shaken(model: SAM, seed: int = 0) -> SAM:
             scale = spread if p.dim() < 2 or "embed" in name or "rel_pos" in name else spread / p[0].numel() ** 0.5
             p.copy_(scale * torch.randn(p.shape, generator=g) + (p.dim() == 1 and name.endswith("weight")))
     return model.eval()
+
+
+@pytest.fixture(scope="package")
+def plain() -> SAM:
+    return shaken(SAM("plain", 160))
 
 
 @pytest.fixture(scope="package")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ptheta.data import rle
 from ptheta.data.instances import Example
+from ptheta.engine.errors import InputError
 from ptheta.sam import edges
 from ptheta.sam.everything import Found
 
@@ -72,12 +73,15 @@ def test_counts_and_f_are_by_hand():
 
 
 def test_a_model_whose_masks_end_at_the_borders_scores_one(tiny, monkeypatch):
-    y = np.zeros((1, 40, 50), bool)
-    y[0, 10:30, 15:40] = True
-    example = Example("one", np.zeros((3, 40, 50), np.uint8), tuple(rle.encode(m) for m in y), (0,))
+    y = np.zeros((1, 150, 200), bool)
+    y[0, 10:130, 15:140] = True
+    example = Example("one", np.zeros((3, 150, 200), np.uint8), tuple(rle.encode(m) for m in y), (0,))
     logits = torch.where(torch.from_numpy(y), 8.0, -8.0)
     none = torch.zeros(1)
     monkeypatch.setattr(edges, "of_crop", lambda *_: Found(logits, none, none, torch.zeros(1, 4), torch.zeros(1, 2)))
     monkeypatch.setattr(type(tiny), "enlarged", lambda self, m, h, w: m)
     found = edges.scored(tiny, [example])
     assert found["ods"].mean > 0.97 and found["ois"].mean > 0.97
+    blank = Example("blank", example.picture, (), ())
+    with pytest.raises(InputError, match="no mask in these pictures"):
+        edges.scored(tiny, [blank])

@@ -143,7 +143,8 @@ def test_layers_are_slower_the_lower_they_are():
     assert scales[names["image_encoder.blocks.0.mlp.lin1.weight"]] == (0.5**6, 0.1)
     assert scales[names["image_encoder.blocks.5.mlp.lin1.bias"]] == (0.5, 0.0)
     assert scales[names["image_encoder.neck.0.weight"]] == (1.0, 0.1)
-    assert scales[names["mask_decoder.mask_tokens.weight"]] == (1.0, 0.1)
+    assert scales[names["mask_decoder.mask_tokens.weight"]] == (1.0, 0.0)
+    assert scales[names["image_encoder.patch_embed.proj.weight"]] == (0.5**7, 0.1)
     assert scales[names["image_encoder.blocks.0.attn.rel_pos_h"]] == (0.5**6, 0.0)
     learner.update(next(learner.batches(0, 0, 1)))
     assert {g["lr"] / g["scale"] for g in learner.optimizer.param_groups} == {learner.learning_rate(0)}
