@@ -182,6 +182,7 @@ def summary(done: Any) -> None:
     best = min((m for m in done.metrics() if "nats" in m), key=lambda m: m["nats"], default=None)
     last = [m for m in done.metrics() if "rank_me" in m][-1:]
     labels = max((m for m in done.metrics() if "miou" in m), key=lambda m: m["miou"], default=None)
+    asked = max((m for m in done.metrics() if "miou_1" in m), key=lambda m: m["miou_1"], default=None)
     acted = max((m for m in done.metrics() if "return_mean" in m), key=lambda m: m["return_mean"], default=None)
     if best:
         print(f"best {best['split']} {best['nats']:.3f} ± {best.get('nats_se', 0):.3f} nats at step {best['step']:,}")
@@ -197,11 +198,17 @@ def summary(done: Any) -> None:
     if acted:
         error = f" ± {acted['return_mean_se']:.4g}" if "return_mean_se" in acted else ""
         print(f"best {acted['split']} return {acted['return_mean']:.6g}{error} at step {acted['step']:,}")
+    if asked:
+        error = f" ± {asked['miou_1_se']:.4f}" if "miou_1_se" in asked else ""
+        figures = f"{asked['miou_1']:.4f}{error} after a click (best of three), {asked['miou_5']:.4f} after five"
+        print(f"best {asked['split']} mean IoU {figures}, at step {asked['step']:,}")
     print(f"{done.path}", flush=True)
     uses = ("evaluate", "predict") if labels else ("embed", "evaluate") if last else ("sample", "evaluate", "complete")
-    uses = ("evaluate", "play") if acted else uses
+    uses = ("evaluate", "play") if acted else ("evaluate",) if asked else uses
     named = {"predict": " PICTURES", "play": f" --video {done.path}/play.gif"}
     print("next: " + "   ".join(f"ptheta {use} {done.path}{named.get(use, '')}" for use in uses), file=sys.stderr)
+    if asked:
+        print(f"      ptheta segment PICTURE --model {done.path} --point X,Y", file=sys.stderr)
 
 
 def options_of(argv: list[str], function: Any, prog: str) -> Any:

@@ -21,7 +21,8 @@ CASES = {  # (method, settings besides)
     "deeplab": ("deeplab", {"learning_rate": 0.0001}),  # of its gradient, see segmentation/test_two_processes.py
     "made-dropout": ("made", {"dropout": 0.3}),
 }
-COUNTED = ("knn", "accuracy", "pa", "mpa", "miou", "fwiou", "dice", "kappa")
+COUNTED = ("knn", "accuracy", "pa", "mpa", "miou", "fwiou", "dice", "kappa", "iou_correlation", "miou_1", "miou_1_told",
+           "miou_3", "miou_5", "miou_box")  # fmt: skip
 STEPS = 10
 
 BOTH = """

@@ -13,8 +13,8 @@ class Options(Config):
     """What a run is told besides its method's Config. Raises UsageError for impossible values."""
 
     data: str | None = None
-    """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, emoji, scenes, camvid, or a file or
-    folder of yours (default: what the method names, digits for most)."""
+    """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, emoji, scenes, camvid, nested, or a
+    file or folder of yours (default: what the method names, digits for most)."""
     env: str | None = None
     """The environment to act in, any id of gymnasium (control): another name for --data."""
     steps: Annotated[int | None, Between(1, 2**53)] = None
@@ -47,7 +47,7 @@ class Options(Config):
     """Seconds between checkpoints, besides those at evaluations."""
     size: Annotated[int | None, Between(1, 4096)] = None
     """Sides to which a folder of images is scaled, in pixels (default: 28; with label maps the shorter side, and as it
-    is)."""
+    is; with masks the longer side, 256)."""
     skip_unreadable: bool = False
     """Leave out pictures of a folder that cannot be read, and say how many (selfsup)."""
     threshold: Annotated[float, Between(0, 1)] = 0.5

@@ -60,11 +60,14 @@ def their_name(name: str) -> str:
 
 
 def read(source: str | Path) -> SAM:
-    """A model of any of the three forms, in eval mode; what each is, is seen from the files. A Hub id is fetched.
+    """A model of any of the three forms, or of a run, in eval mode; what it is, is seen from the files. A Hub id is
+    fetched.
 
     Raises InputError for what is none of them, is cut short, or has other parameters than any variant, and says which.
     """
     path = Path(source)
+    if (path / "model" / "config.json").is_file():
+        source = path / "model"
     if path.is_file():
         return of_tensors(_archive(path), str(path))
     from ptheta.engine import pretrained

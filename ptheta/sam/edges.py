@@ -22,6 +22,7 @@ Differs from the paper: masks of a cleaned grid are those of `everything` with n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -129,7 +130,7 @@ def borders(example: Example) -> list[Bool[Tensor, "h w"]]:
 
 def compared(e: Bool[Tensor, "h w"], people: list[Bool[Tensor, "h w"]]) -> Float[Tensor, " 4"]:
     """Right pixels, pixels, matched of people's borders, borders: what eq. (2) is made of."""
-    near = NEAR * float(np.hypot(*e.shape))
+    near = NEAR * math.hypot(*e.shape)
     right = torch.zeros(int(e.sum()), dtype=torch.bool)
     matched = total = 0
     for border in people:

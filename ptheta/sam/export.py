@@ -116,7 +116,7 @@ def export(model: Annotated[str, tyro.conf.Positional], file: Annotated[Path, ty
     """The prompt decoder of a Segment Anything model as an ONNX file.
 
     Args:
-        model: A model folder, an official .pth file, or a folder or Hub id as facebook/sam-vit-base.
+        model: A run, a model folder, an official .pth file, or a folder or Hub id as facebook/sam-vit-base.
         file: The file to write; one that exists is left alone.
     """
     from ptheta.sam import checkpoint

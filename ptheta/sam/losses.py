@@ -8,13 +8,16 @@ With p = σ(m) at each of n pixels, y the truth, and p_y = p where y = 1, else 1
 
     focal = −\frac 1 n \sum α_y (1 − p_y)^γ \log p_y,        α_1 = 0.25, α_0 = 0.75, γ = 2                        (1)
 
-    dice = 1 − \frac{2 \sum p y + 1}{\sum p + \sum y + 1}                                                        (2)
+    dice = 1 − \frac{2 \sum p y + 1}{\sum p^2 + \sum y + 1}                                                      (2)
 
     L = λ · focal + dice,    λ = 20;    of several masks for one prompt the least of theirs                      (3)
 
 so that each of the three learns to be one of the answers; and the expected IoU s is told from what came out,
 
     L_s = ( s − |M ∩ Y| / |M ∪ Y| )²,        M = {m > 0}                                                         (4)
+
+(2) is V-Net's, with squares of p. With p itself, as many write it, the small p of the whole background are most of the
+sum where masks are small, and from scratch nothing is learned for hundreds of updates (docs/sam.md).
 
 | symbol | shape | here |
 |---|---|---|
@@ -44,7 +47,7 @@ def focal(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tenso
 def dice(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor, "b k"]:
     """Eq. (2)."""
     p, y = m.sigmoid(), y[:, None].to(m.dtype)
-    return 1 - (2 * (p * y).sum((2, 3)) + 1) / (p.sum((2, 3)) + y.sum((2, 3)) + 1)
+    return 1 - (2 * (p * y).sum((2, 3)) + 1) / (p.square().sum((2, 3)) + y.sum((2, 3)) + 1)
 
 
 @torch.no_grad()

@@ -133,10 +133,6 @@ class Layer(nn.Module):
         self.mlp = TokenMLP(width, hidden)
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(width) for _ in range(4))
 
-    def between(self) -> list[Attention]:
-        """The attention between tokens and map."""
-        return [self.cross_attn_token_to_image, self.cross_attn_image_to_token]
-
     def forward(self, t: Tensor, z: Tensor, t0: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         t = self.norm1(self.self_attn(t, t, t) if self.first else t + self.self_attn(t + t0, t + t0, t))
         t = self.norm2(t + self.cross_attn_token_to_image.of_map(t + t0, z, gamma))
@@ -152,6 +148,12 @@ class TwoWay(nn.Module):
         self.layers = nn.ModuleList(Layer(width, heads, hidden, first=i == 0) for i in range(depth))
         self.final_attn_token_to_image = Attention(width, heads, 2)
         self.norm_final_attn = nn.LayerNorm(width)
+
+    def between(self) -> list[Attention]:
+        """All attention between tokens and map."""
+        layers: list = list(self.layers)
+        both = [(layer.cross_attn_token_to_image, layer.cross_attn_image_to_token) for layer in layers]
+        return [attention for pair in both for attention in pair] + [self.final_attn_token_to_image]
 
     def forward(self, t0: Tensor, z: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         t = t0

@@ -131,8 +131,7 @@ class SAM(Pretrained):
         for block in self.image_encoder.blocks:
             for last in (block.attn.proj, block.mlp.lin2):  # pyright: ignore
                 last.weight.div_((2 * len(self.image_encoder.blocks)) ** 0.5)  # pyright: ignore
-        between = self.mask_decoder.transformer
-        for attention in [a for layer in between.layers for a in layer.between()] + [between.final_attn_token_to_image]:
+        for attention in self.mask_decoder.transformer.between():
             attention.q_proj.weight.mul_(2)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
         G = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix

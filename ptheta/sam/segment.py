@@ -11,7 +11,6 @@ give masks as PNG besides, the best first.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,9 +19,10 @@ import numpy as np
 import tyro
 
 from ptheta.data.images import image_files, read_colour
-from ptheta.engine.checkpoint import full_disk_is_an_input_error, write_text
+from ptheta.engine.checkpoint import full_disk_is_an_input_error
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.progress import Progress
+from ptheta.sam import mask_sets
 from ptheta.sam.overlays import overlay
 
 
@@ -36,7 +36,7 @@ def segment(
 
     Args:
         pictures: A picture file, or a folder of them and of folders.
-        model: A model folder, an official .pth file, or a folder or Hub id as facebook/sam-vit-base.
+        model: A run, a model folder, an official .pth file, or a folder or Hub id as facebook/sam-vit-base.
         point: x,y in pixels, or x,y,0 for a point outside of what is meant; may be given several times.
         box: left,top,right,bottom in pixels.
         everything: All masks, by a grid of points.
@@ -149,10 +149,7 @@ def written(at: Path, file: Path, x: np.ndarray, masks: list[dict[str, Any]], ap
 
     from ptheta.data import rle
 
-    at.parent.mkdir(parents=True, exist_ok=True)
-    about = {"file_name": file.name, "height": x.shape[0], "width": x.shape[1]}
-    told = [{"id": i + 1, **one, "segmentation": rle.compressed(one["segmentation"])} for i, one in enumerate(masks)]
-    write_text(at.with_name(f"{at.name}.json"), json.dumps({"image": about, "annotations": told}) + "\n")
+    mask_sets.write(at.with_name(f"{at.name}.json"), file.name, (x.shape[0], x.shape[1]), masks)
     shown = masks[:1] if apart else masks
     Image.fromarray(overlay(x, [rle.decode(one["segmentation"]) for one in shown])).save(
         at.with_name(f"{at.name}-overlay.png")

@@ -16,6 +16,8 @@ def test_an_official_file_comes_back(tiny, tmp_path):
 
 
 def test_our_own_folder_comes_back(tiny, tmp_path):
+    tiny.save_pretrained(tmp_path / "run" / "model")
+    assert checkpoint.read(tmp_path / "run").size == tiny.size, "of a run it is the model"
     other = checkpoint.read(tiny.save_pretrained(tmp_path))
     assert all(torch.equal(p, q) for p, q in zip(tiny.state_dict().values(), other.state_dict().values(), strict=True))
 

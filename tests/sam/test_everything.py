@@ -17,9 +17,9 @@ PICTURE = np.random.RandomState(0).randint(0, 256, (60, 90, 3)).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
-def predictor(tiny):
+def predictor(plain):
     """Of a model that is surer of itself: of smaller logits none is above 1."""
-    sure = copy.deepcopy(tiny)
+    sure = copy.deepcopy(plain)
     with torch.no_grad():
         for head in sure.mask_decoder.output_hypernetworks_mlps:
             for p in head.layers[2].parameters():

@@ -26,7 +26,7 @@ def test_they_are_the_formulas(seed):
                 p = 1 / (1 + math.exp(-logit))
                 p_y, a = (p, 0.25) if t else (1 - p, 0.75)
                 terms.append(-a * (1 - p_y) ** 2 * math.log(p_y))
-                both, said, true = both + p * t, said + p, true + t
+                both, said, true = both + p * t, said + p * p, true + t
                 cut, joined = cut + (logit > 0 and t == 1), joined + (logit > 0 or t == 1)
             assert math.isclose(focal(m, y)[i, k].item(), sum(terms) / len(terms), rel_tol=1e-9)
             assert math.isclose(dice(m, y)[i, k].item(), 1 - (2 * both + 1) / (said + true + 1), rel_tol=1e-9)

@@ -99,7 +99,7 @@ def test_a_conversation_is_the_plain_loop(step):
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     for name, p in learner.model.named_parameters():
         if p.grad is not None:
-            torch.testing.assert_close(own[name], p.grad, rtol=2e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+            assert (own[name] - p.grad).norm() <= 2e-3 * p.grad.norm() + 1e-5, name
     assert 0 <= told["first_iou"] <= 1
 
 
@@ -108,11 +108,11 @@ def test_steps_of_that_test_have_different_numbers_of_turns():
 
 
 def test_conversations_become_longer():
-    learner = sam.Method(sam.Config(prompts=2), DATA, 0, detect("cpu", "fp32", 1), 1000)
+    learner = sam.Method(sam.Config(prompts=2), DATA, 0, detect("cpu", "fp32", 1), 100_000)
     asked = []
     learner.trained.more = lambda m, truth, at, labels, drawn: asked.append(0) or (at, labels)
     longest = []
-    for first in (0, 500, 1000):
+    for first in (0, 50_000, 100_000):
         counts = []
         for step in range(first, first + 30):
             asked.clear()
