@@ -33,7 +33,8 @@ def coco(folder: Path) -> Path:
         {"id": 1, "image_id": 7, "category_id": 1, "segmentation": [[0, 0, 20, 0, 20, 40, 0, 40]]},
         {"id": 2, "image_id": 7, "category_id": 1, "segmentation": rle.encode(DISC)},
     ]
-    content = {"images": images, "annotations": told, "categories": [{"id": 1, "name": "thing"}]}
+    about = {"description": "x" * 100_000}  # what comes first is not always the images
+    content = {"info": about, "annotations": told, "images": images, "categories": [{"id": 1, "name": "thing"}]}
     (folder / "instances.json").write_text(json.dumps(content))
     return folder
 
