@@ -68,10 +68,10 @@ def annotate(
     asked = {"pictures": pictures, "model": model, "simulate": simulate, "rounds": rounds, "steps": steps,
              "batch_size": batch_size, "learning_rate": learning_rate, "points": points, "enough": enough, "sure": sure,
              "iou": iou, "stability": stability, "seed": seed}  # fmt: skip
-    opened(out, asked)
     examples, valid = looked_at(pictures, simulate, first.size, sum(one.pictures for one in plan))
     automatic = Everything(points=points, batch=64, iou=iou, stability=stability)
     annotator = data_engine.Simulated(enough) if simulate else person()
+    opened(out, asked)
     reports, begin, weights = [], 0, Path(model)
     for number, one in enumerate(plan, 1):
         name = f"{number}-{one.stage}"

@@ -109,6 +109,13 @@ def test_a_folder_without_pictures_and_other_models_are_refused(model, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_screen_nothing_is_begun(model, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["annotate", PICTURES, "--model", model, "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2 and "no screen for a window" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_persons_pictures_are_as_they_are(tmp_path):
     from PIL import Image
 
