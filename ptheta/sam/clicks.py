@@ -20,7 +20,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import max_pool2d
 
 from ptheta.sam.boxes import around
 
@@ -36,17 +35,6 @@ def anywhere(
     drawn = torch.rand(b, h * w, generator=g, device=region.device).masked_fill(~flat, -1.0)
     at = drawn.argmax(1)
     return torch.stack([at % w, at // w], 1).float(), flat.any(1)
-
-
-def depth(region: Bool[Tensor, "b h w"]) -> Int[Tensor, "b h w"]:
-    """d of eq. (2): 0 outside, 1 at the edge."""
-    d, left = region.int(), region[:, None].float()
-    while True:
-        outside = torch.nn.functional.pad(1 - left, (1, 1, 1, 1), value=1.0)
-        left = 1 - max_pool2d(outside, 3, 1)
-        if not left.any():
-            return d
-        d = d + left[:, 0].int()
 
 
 def middle(region: Bool[Tensor, "b h w"]) -> tuple[Float[Tensor, "b 2"], Bool[Tensor, " b"]]:

@@ -44,6 +44,7 @@ from ptheta.data import rle
 from ptheta.data.instances import Example
 from ptheta.engine.checkpoint import write_text
 from ptheta.sam import clicks, mask_sets
+from ptheta.sam.evaluation import overlap
 from ptheta.sam.everything import Everything, everything
 from ptheta.sam.model import SAM
 from ptheta.sam.predictor import Predictor
@@ -145,11 +146,6 @@ def stacked(masks: Masks, size: Sequence[int]) -> Bool[Tensor, "n h w"]:
     if not masks:
         return torch.zeros(0, *size, dtype=torch.bool)
     return torch.from_numpy(np.stack([rle.decode(one["segmentation"]) for one in masks]))
-
-
-def overlap(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "n h w"]) -> Float[Tensor, " n"]:
-    """IoU of each with its partner."""
-    return (a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)
 
 
 def overlaps(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "m h w"]) -> Float[Tensor, "n m"]:

@@ -236,7 +236,7 @@ class Method:
         try:
             self.model = SAM(config.variant, data.size, seed)
         except UsageError as error:
-            raise UsageError(f"{error} (options --variant and --size)") from None
+            raise UsageError(f"{str(error).rstrip('.')} (options --variant and --size).") from None
         self.forms = examples.Forms(data.size, config.least_scale, config.greatest_scale, config.flip, config.colour)
         for name, p in self.model.named_parameters():
             p.requires_grad_(name.startswith(LEARNED[config.learn]))

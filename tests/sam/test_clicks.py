@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from ptheta.sam.clicks import anywhere, depth, errors, labels, loose_box, middle
+from ptheta.sam.clicks import anywhere, errors, labels, loose_box, middle
 
 
 def regions(seed, b=4, h=9, w=12, share=0.6):
@@ -34,12 +34,15 @@ def test_all_pixels_are_alike():
 
 
 @settings(deadline=None)
-@given(st.integers(0, 10_000))
-def test_depth_is_the_distance_to_the_edge(seed):
-    region, _ = regions(seed, share=0.9)
-    for one, d in zip(region, depth(region)):
-        wanted = ndimage.distance_transform_cdt(np.pad(one.numpy(), 1), metric="chessboard")[1:-1, 1:-1]
-        assert (d.numpy() == wanted).all()
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 0.9, 1.0]), st.integers(1, 40), st.integers(1, 40))
+def test_the_middle_is_the_first_pixel_that_is_farthest_from_the_edge(seed, share, h, w):
+    region, _ = regions(seed, h=h, w=w, share=share)
+    at, there = middle(region)
+    assert torch.equal(there, region.flatten(1).any(1))
+    for one, (x, y) in zip(region, at.tolist()):
+        far = ndimage.distance_transform_cdt(np.pad(one.numpy(), 1), metric="chessboard")[1:-1, 1:-1]
+        if one.any():
+            assert (int(y), int(x)) == np.unravel_index(far.argmax(), far.shape)
 
 
 def test_errors_and_their_labels():
