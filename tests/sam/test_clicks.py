@@ -1,5 +1,7 @@
 """Points and boxes as a person would give them."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -40,7 +42,7 @@ def test_the_middle_is_the_first_pixel_that_is_farthest_from_the_edge(seed, shar
     at, there = middle(region)
     assert torch.equal(there, region.flatten(1).any(1))
     for one, (x, y) in zip(region, at.tolist()):
-        far = ndimage.distance_transform_cdt(np.pad(one.numpy(), 1), metric="chessboard")[1:-1, 1:-1]
+        far: Any = ndimage.distance_transform_cdt(np.pad(one.numpy(), 1), metric="chessboard")[1:-1, 1:-1]
         if one.any():
             assert (int(y), int(x)) == np.unravel_index(far.argmax(), far.shape)
 
