@@ -37,7 +37,7 @@ ROUNDS = "assisted:40,assisted:40,semi:40,semi:40,automatic:80"
 
 def annotate(
     pictures: Annotated[str, tyro.conf.Positional], model: str, out: Path, simulate: bool = False,
-    rounds: str = ROUNDS, steps: int = 600, batch_size: int = 4, learning_rate: float = 5e-4, points: int = 32,
+    rounds: str = ROUNDS, steps: int = 600, batch_size: int = 4, learning_rate: float = 2e-3, points: int = 32,
     enough: float = 0.9, sure: float = 0.92, iou: float = 0.88, stability: float = 0.95, seed: int = 0,
     threads: int | None = None, json: bool = False,
 ) -> dict[str, Any]:  # fmt: skip

@@ -8,7 +8,7 @@ r"""Sets of pictures with the masks of the things in them: scenes that are drawn
 | a folder with `a.jpg` and `a.png`, or `a_0.png`, `a_1.png`, … | maps of region numbers, of several people several |
 | a folder with `images/` and `labels/`, `masks/` or `annotations/` | the same, maps in a folder of their own |
 | `bsds500` | that of the Berkeley segmentation data |
-| `A+B` | two sets, of which each gives as many pictures to a batch |
+| `A+B` | sets of which each gives as many pictures to a batch; named twice, twice as many |
 
 Folders in it that are called train, val and test are its splits. A picture's longer side is scaled to `size`, its masks
 with it. Every number of a region map is a mask, but 0 beside others and 255 (65535 of 16 bits), which are nothing's.
@@ -115,7 +115,9 @@ def load(spec: Any, size: int | None = None) -> InstanceData:
         raise UsageError(f"data is a {type(spec).__name__}; allowed: a name, a path, or an InstanceData.")
     size, text = SIZE if size is None else size, str(spec)
     if "+" in text and not Path(text).expanduser().exists():
-        return joined(text, [load(part, size) for part in text.split("+")])
+        names = text.split("+")
+        known = {name: load(name, size) for name in dict.fromkeys(names)}
+        return joined(text, [known[name] for name in names])
     if text == "nested":
         return of_scenes(size)
     path = folder_of("bsds500") if text == "bsds500" else Path(text).expanduser()
@@ -134,7 +136,7 @@ def joined(name: str, parts: list[InstanceData]) -> InstanceData:
     """Several sets as one, their examples in turns."""
 
     def read(split: str) -> Sequence[Example]:
-        return Turns([part.split(split) for part in parts if split in part.splits])
+        return Turns([part.split(split) for part in dict.fromkeys(parts) if split in part.splits])
 
     splits = [split for split in SPLITS if any(split in part.splits for part in parts)]
     text = " With: ".join(part.origin for part in parts)

@@ -30,11 +30,13 @@ def anywhere(
     region: Bool[Tensor, "b h w"], g: torch.Generator
 ) -> tuple[Float[Tensor, "b 2"], Bool[Tensor, " b"]]:  # fmt: skip
     """A pixel of each region, all alike, as x, y; and whether there is one."""
-    b, h, w = region.shape
+    b, _, w = region.shape
     flat = region.flatten(1)
-    drawn = torch.rand(b, h * w, generator=g, device=region.device).masked_fill(~flat, -1.0)
-    at = drawn.argmax(1)
-    return torch.stack([at % w, at // w], 1).float(), flat.any(1)
+    count = flat.sum(1)
+    which = (torch.rand(b, generator=g, device=region.device, dtype=torch.float64) * count).long()
+    pixels = torch.cat([flat.nonzero()[:, 1], count.new_zeros(1)])  # row by row; and one for an empty last region
+    at = torch.where(count > 0, pixels[count.cumsum(0) - count + which], 0)
+    return torch.stack([at % w, at // w], 1).float(), count > 0
 
 
 def middle(region: Bool[Tensor, "b h w"]) -> tuple[Float[Tensor, "b 2"], Bool[Tensor, " b"]]:

@@ -15,8 +15,8 @@ Each point of a grid of n × n prompts for three masks. Of the 3 n² of them tho
 In further layers, crops of the picture are looked at in the same way, layer l of 2^l × 2^l crops that overlap, with a
 grid of n / shrink^l points; among crops the mask of the smaller crop stays.
 
-Masks are full-sized only while (1) and the box are read off, a few at a time; between the filters they are logits of a
-quarter of the model's size, and their run lengths are made of those that are left. What the model expects is known
+Masks are full-sized only while (1) and the box are read off, a few at a time; between the filters they are logits as
+small as the model's answers, and their run lengths are made of those that are left. What the model expects is known
 before a mask is made, so that most are not.
 
 | symbol | shape | here |
@@ -155,7 +155,7 @@ def of_crop(
             found.append(one[~cut(one.boxes, box, size)])
         progress(min(first + asked.batch, len(points)))
     if not found:
-        side = predictor.model.size // 4
+        side = predictor.model.side
         none = torch.zeros(0)
         return Found(torch.zeros(0, side, side), none, none, torch.zeros(0, 4), torch.zeros(0, 2))
     all_of = Found(*(torch.cat([getattr(one, name) for one in found]) for name in Found.__dataclass_fields__))

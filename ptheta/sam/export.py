@@ -53,8 +53,8 @@ class PromptDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         prompts, decoder = self.model.prompt_encoder, self.model.mask_decoder
         dense = torch.where(has_mask[:, None, None, None] > 0, prompts.map(mask), prompts.map(None))
-        t, z = decoder.looked(image, prompts.places(), prompts.points(points, labels), dense)
-        return decoder.masks(t, z, slice(0, MASKS), image.shape[2], image.shape[3]), decoder.ious(t)
+        t, z = decoder.looked(image, prompts.places(), prompts.points(points, labels, image), dense)
+        return decoder.masks(t, z, image, slice(0, MASKS)), decoder.ious(t)
 
 
 def inputs(model: SAM, points: int, mask: bool, seed: int = 0) -> tuple[Tensor, ...]:

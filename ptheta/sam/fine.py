@@ -1,18 +1,27 @@
-r"""What is too small for patches: a few convolutions beside the ViT of `tiny` and `small`.
+r"""What is too small for patches: convolutions beside the ViT of `tiny` and `small`, on its way in and on its way out.
 
 T. Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021 (a convolutional stem).
+T.-Y. Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017 (the way down).
 N. Ravi et al., "SAM 2: Segment Anything in Images and Videos", ICLR 2025 (high-resolution maps for the mask decoder).
 
-Patches of 16 pixels suit pictures of 1,024; of 256 pixels, a part of a thing is a patch or two. With x the picture and
-convolutions of stride 4 and 2 that are as wide as they stride,
+Patches of 16 pixels suit pictures of 1,024; of 256 pixels, a part of a thing is a patch or less. With x the picture, ↓
+a convolution of side and stride two (of side four and stride two from x), and ∗ one of side three,
 
-    f_4 = GELU(W_{3×3} ∗ LN(W_{4×4} ∗ x)),    f_8 = GELU(W_{3×3} ∗ LN(W_{2×2} ∗ f_4))                            (1)
+    f_2 = GELU(W ∗ LN(↓ x)),    f_4 = GELU(W ∗ LN(↓ f_2)),    f_8 = GELU(W ∗ LN(↓ f_4))                          (1)
 
-the tokens of patches get W_{2×2} ∗ f_8, and where the mask decoder doubles the side of its map (`mask_decoder`, U), the
-first time W_{1×1} f_8 is added, before LN, and W_{1×1} f_4 the second. They belong to the picture: prompts come later.
+the tokens of patches get ↓ f_8 too. With z_{16} what the ViT makes of them and ↑ each place four times, the map that
+prompts look at has twice the side of the ViT's, and finer ones are made that are told of it,
+
+    z_8 = LN(h + W ∗ GELU(h)),    h = W ∗ LN(↑ z_{16} + W f_8)                                                   (2)
+
+    g_4 = W ∗ GELU(LN(W f_4 + ↑ W z_8)),    g_2 = W ∗ GELU(LN(W f_2 + ↑ W g_4))                                  (3)
+
+Where the mask decoder doubles the side of its map (`mask_decoder`, U), the first time g_4 is added, before LN, and g_2
+the second. They belong to the picture: prompts come later, and a picture's convolutions are made once.
 
 Places of a finer map are put behind the channels of the coarse one, quarter by quarter: (b, c, h, w) becomes
-(b, c + 4 · c / 4 + 16 · c / 8, h, w), so that what a picture is for the decoder stays one map.
+(b, c + 4 · c / 4 + 16 · c / 8, h, w), so that what a picture is for the decoder stays one map. At a point they tell a
+prompt what is there (`prompt_encoder`, eq. (3)).
 """
 
 from __future__ import annotations
@@ -20,30 +29,50 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, interpolate
 
-STEM = 32  # channels of f_4; f_8 has twice as many
+STEM = (16, 48, 96)  # channels of f_2, f_4 and f_8
 
 
 class Fine(nn.Module):
-    """Eq. (1). width: Of tokens. channels: c. norm: LN over the channels of a map."""
+    """Eqs. (1) to (3). width: Of tokens. channels: c. norm: LN over the channels of a map."""
 
     def __init__(self, width: int, channels: int, norm: type[nn.Module]):
         super().__init__()
-        self.cut4, self.norm4 = nn.Conv2d(3, STEM, 4, 4), norm(STEM)
-        self.near4 = nn.Conv2d(STEM, STEM, 3, padding=1)
-        self.cut8, self.norm8 = nn.Conv2d(STEM, 2 * STEM, 2, 2), norm(2 * STEM)
-        self.near8 = nn.Conv2d(2 * STEM, 2 * STEM, 3, padding=1)
-        self.cut16 = nn.Conv2d(2 * STEM, width, 2, 2)
-        self.to8, self.to4 = nn.Conv2d(2 * STEM, channels // 4, 1), nn.Conv2d(STEM, channels // 8, 1)
+        c2, c4, c8 = STEM
+        self.cut = nn.ModuleList([nn.Conv2d(3, c2, 4, 2, 1), nn.Conv2d(c2, c4, 2, 2), nn.Conv2d(c4, c8, 2, 2)])
+        self.norm = nn.ModuleList(norm(c) for c in STEM)
+        self.near = nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for c in STEM)
+        self.cut16 = nn.Conv2d(c8, width, 2, 2)
+        self.to8, self.norm8 = nn.Conv2d(c8, channels, 1), norm(channels)
+        self.first8, self.second8 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.last8 = norm(channels)
+        self.to4, self.down4 = nn.Conv2d(c4, channels // 4, 1), nn.Conv2d(channels, channels // 4, 1)
+        self.norm4, self.near4 = norm(channels // 4), nn.Conv2d(channels // 4, channels // 4, 3, padding=1)
+        self.to2, self.down2 = nn.Conv2d(c2, channels // 8, 1), nn.Conv2d(channels // 4, channels // 8, 1)
+        self.norm2, self.near2 = norm(channels // 8), nn.Conv2d(channels // 8, channels // 8, 3, padding=1)
 
-    def forward(self, x: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b h w C"], Float[Tensor, "b e h w"]]:
-        """What tokens get, and the finer maps as channels of the coarse one."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        f4 = gelu(self.near4(self.norm4(self.cut4(x))))
-        f8 = gelu(self.near8(self.norm8(self.cut8(f4))))
-        finer = torch.cat([behind(self.to8(f8), 1), behind(self.to4(f4), 2)], 1)
-        return self.cut16(f8).permute(0, 2, 3, 1), finer
+    def up(self, x: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b h w C"], list[Tensor]]:
+        """Eq. (1): what tokens get, and f_2, f_4, f_8."""
+        f, found = x.contiguous(memory_format=torch.channels_last), []
+        for cut, norm, near in zip(self.cut, self.norm, self.near):
+            f = gelu(near(norm(cut(f))))
+            found.append(f)
+        return self.cut16(f).permute(0, 2, 3, 1), found
+
+    def down(self, z: Float[Tensor, "b c h w"], found: list[Tensor]) -> Float[Tensor, "b e h2 w2"]:
+        """Eqs. (2) and (3): z_8 and behind it g_4 and g_2."""
+        f2, f4, f8 = found
+        h = self.first8(self.norm8(doubled(z) + self.to8(f8)))
+        z = self.last8(h + self.second8(gelu(h)))
+        g4 = self.near4(gelu(self.norm4(self.to4(f4) + doubled(self.down4(z)))))
+        g2 = self.near2(gelu(self.norm2(self.to2(f2) + doubled(self.down2(g4)))))
+        return torch.cat([z, behind(g4, 1), behind(g2, 2)], 1)
+
+
+def doubled(z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2h 2w"]:
+    """↑."""
+    return interpolate(z, scale_factor=2, mode="nearest")
 
 
 def behind(f: Float[Tensor, "b c H W"], times: int) -> Float[Tensor, "b e h w"]:

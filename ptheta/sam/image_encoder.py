@@ -212,13 +212,13 @@ class ImageEncoder(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         """The map of normalised pictures. kept: By what the two halves of each block are multiplied for each picture,
         if not by one: in training some are left out."""
-        z, finer = self.patch_embed(x) + self.pos_embed, None
+        z, found = self.patch_embed(x) + self.pos_embed, []
         if self.fine is not None:
-            own, finer = self.fine(x)
+            own, found = self.fine.up(x)
             z = z + own
         for i, block in enumerate(self.blocks):
             z = block(z) if kept is None else block(z, kept[i])
         first, norm1, second, norm2 = self.neck
         z = norm1.last(nn.functional.linear(z, first.weight.flatten(1)))  # pyright: ignore
         z = norm2(conv2d(z.permute(0, 3, 1, 2), second.weight, padding=1))  # pyright: ignore
-        return z if finer is None else torch.cat([z, finer], 1)
+        return z if self.fine is None else self.fine.down(z, found)

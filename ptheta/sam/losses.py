@@ -62,7 +62,9 @@ def loss(
     m: Float[Tensor, "b k h w"], s: Float[Tensor, "b k"], y: Float[Tensor, "b h w"], weight: float = 20.0
 ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
     """Eq. (3) of the best mask of each prompt, and the mean of eq. (4) over all of its masks."""
-    each = weight * focal(m, y) + dice(m, y)
-    best = each.argmin(1, keepdim=True)
     off = (s - iou(m, y).to(s.dtype)).square()
-    return each.gather(1, best)[:, 0], off.mean(1)
+    if m.shape[1] > 1:  # of the others there is no gradient
+        with torch.no_grad():
+            best = (weight * focal(m, y) + dice(m, y)).argmin(1)
+        m = m[torch.arange(len(m), device=m.device), best][:, None]
+    return (weight * focal(m, y) + dice(m, y))[:, 0], off.mean(1)

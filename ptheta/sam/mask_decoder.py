@@ -194,46 +194,56 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "b k H W"], Float[Tensor, "b k"]]:  # fmt: skip
         """m and s: of masks 1 to 3 if `several` are wanted, else of mask 0.
 
-        image: The picture's map, one for all prompts or one for each. gamma: γ of its places. tokens, dense: What the
+        image: Maps of i pictures, of which each has b / i prompts that follow each other.
+        gamma: γ of its places. tokens, dense: What the
         prompts say (`prompt_encoder`)."""
         t, z = self.looked(image, gamma, tokens, dense)
         which = slice(1, MASKS) if several else slice(0, 1)
-        h, w = image.shape[2:]
-        return self.masks(t, z, which, h, w), self.ious(t)[:, which]
+        return self.masks(t, z, image, which), self.ious(t)[:, which]
 
     def looked(self, image: Tensor, gamma: Tensor, tokens: Tensor | None, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """t (b, 5 + n, c) and z (b, L, c) after eqs. (1) and (2); finer maps of the picture (`fine`) stay behind z."""
+        """t (b, 5 + n, c) and z (b, L, c) after eqs. (1) and (2)."""
         c = self.mask_tokens.weight.shape[1]
-        z, finer = (image[:, :c] + dense).flatten(2).transpose(1, 2), image[:, c:].flatten(2).transpose(1, 2)
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        b = len(z) if tokens is None else len(tokens)
+        b = max(len(image), len(dense)) if tokens is None else len(tokens)
+        z = image[:, :c] if len(image) == 1 else image[:, :c].repeat_interleave(b // len(image), 0)
+        z = (z + dense).flatten(2).transpose(1, 2)
         t = own.expand(b, -1, -1) if tokens is None else torch.cat([own.expand(b, -1, -1), tokens], 1)
-        t, z = self.transformer(t, z, gamma.flatten(0, 1))
-        return t, torch.cat([z, finer.expand(len(z), -1, -1)], 2) if finer.shape[2] else z
+        return self.transformer(t, z, gamma.flatten(0, 1))
 
     def ious(self, t: Float[Tensor, "b n c"]) -> Float[Tensor, "b 4"]:
         """s of eq. (3)."""
         return self.iou_prediction_head(t[:, 0])
 
     def masks(
-        self, t: Float[Tensor, "b n c"], z: Float[Tensor, "b L c"], which: slice, h: int, w: int
+        self, t: Float[Tensor, "b n c"], z: Float[Tensor, "b L c"], image: Float[Tensor, "i c h w"], which: slice
     ) -> Float[Tensor, "b k H W"]:
         """m of eq. (3), of some of the four."""
         heads = list(self.output_hypernetworks_mlps)[which]
         hyper = torch.stack([head(t[:, 1 + i]) for i, head in zip(range(MASKS)[which], heads)], 1)  # (b, k, c / 8)
-        b, k = hyper.shape[:2]
-        m = torch.cat([hyper @ self.upscaled(part).flatten(1, 3).mT for part in z.split(max(1, PLACES // b), 1)], 2)
+        (b, k), (h, w) = hyper.shape[:2], image.shape[2:]
+        finer = image[:, z.shape[2] :].flatten(2).transpose(1, 2)
+        at_once = z.shape[1] if torch.is_grad_enabled() else max(1, PLACES // b)
+        parts = zip(z.split(at_once, 1), finer.split(at_once, 1))
+        m = torch.cat([hyper @ self.upscaled(part, own).flatten(1, 3).mT for part, own in parts], 2)
         return m.view(b, k, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(b, k, 4 * h, 4 * w)
 
-    def upscaled(self, z: Float[Tensor, "b L c"]) -> Float[Tensor, "b L 4 4 c8"]:
-        """U, to which finer maps are added where z has them."""
+    def upscaled(self, z: Float[Tensor, "b L c"], finer: Float[Tensor, "i L e"]) -> Float[Tensor, "b L 4 4 c8"]:
+        """U, to which finer maps of the pictures (`fine`) are added where there are any."""
         up1, norm, _, up2, _ = self.output_upscaling
-        c = self.mask_tokens.weight.shape[1]
-        u, finer = quarters(up1, z[..., :c]), z[..., c:]  # pyright: ignore
-        if finer.shape[-1]:
-            u = u + finer[..., :c].unflatten(-1, (4, -1))
+        c = z.shape[2]
+        u = quarters(up1, z)  # pyright: ignore
+        if finer.shape[2]:
+            u = added(u, finer[..., :c].unflatten(2, (4, -1)))
         u = quarters(up2, gelu(norm.last(u)))  # pyright: ignore
-        return gelu(u + finer[..., c:].unflatten(-1, (4, 4, -1)) if finer.shape[-1] else u)
+        if finer.shape[2]:  # of so many numbers the gradient of GELU takes as long as all products
+            return relu(added(u, finer[..., c:].unflatten(2, (4, 4, -1))))
+        return gelu(u)
+
+
+def added(u: Float[Tensor, "b *q"], finer: Float[Tensor, "i *q"]) -> Float[Tensor, "b *q"]:
+    """What belongs to each of i pictures, to what belongs to its b / i prompts."""
+    return (u.unflatten(0, (len(finer), -1)) + finer[:, None]).flatten(0, 1)
 
 
 def quarters(up: nn.ConvTranspose2d, z: Float[Tensor, "*b c"]) -> Float[Tensor, "*b 4 o"]:

@@ -5,19 +5,20 @@ A. Kirillov et al., "Segment Anything", ICCV 2023.
     p_θ(mask | picture, prompt):    z = encoder(picture),    masks, IoUs = decoder(z, prompt encoder(prompt))    (1)
 
 A picture of any size is scaled so that its longer side is `size` pixels, normalised by the mean and deviation of
-ImageNet's colours, and continued to a square with zeros, below and to the right. Masks of a quarter of `size` are
-scaled to `size` (bilinear), cut to where the picture is, and scaled to the picture's own size: logits, of which above
-0 is within the mask.
+ImageNet's colours, and continued to a square with zeros, below and to the right. Answers, of four times the side of the
+map, are scaled to `size` (bilinear), cut to where the picture is, and scaled to the picture's own size: logits, of
+which above 0 is within the mask.
 
 | variant | width | depth | heads | global blocks | window | size | parameters |
 |---|---|---|---|---|---|---|---|
 | vit_b | 768 | 12 | 12 | 2, 5, 8, 11 | 14 | 1024 | 93,735,472 |
 | vit_l | 1024 | 24 | 16 | 5, 11, 17, 23 | 14 | 1024 | 312,342,832 |
 | vit_h | 1280 | 32 | 16 | 7, 15, 23, 31 | 14 | 1024 | 641,090,608 |
-| tiny, small | 96, 192 | 6, 8 | 3 | every other | 8 | any multiple of 16 | |
+| tiny | 128 | 6 | 4 | 1, 3, 5 | 8 | any multiple of 16 | 2,649,136 for 256 |
+| small | 192 | 8 | 3 | 1, 3, 5, 7 | 8 | any multiple of 16 | 6,627,808 for 256 |
 
 `tiny` and `small` are ours, for training on a processor; their prompts have 128 and 192 channels, and beside their
-patches there are convolutions for what is smaller (`fine`).
+patches there are convolutions for what is smaller (`fine`): the map has a place for 8 pixels, answers one for two.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ VARIANTS = {
     "vit_b": Variant(768, 12, 12, (2, 5, 8, 11)),
     "vit_l": Variant(1024, 24, 16, (5, 11, 17, 23)),
     "vit_h": Variant(1280, 32, 16, (7, 15, 23, 31)),
-    "tiny": Variant(96, 6, 3, (1, 3, 5), 8, 256, 128, 256, True),
+    "tiny": Variant(128, 6, 4, (1, 3, 5), 8, 256, 128, 256, True),
     "small": Variant(192, 8, 3, (1, 3, 5, 7), 8, 256, 192, 512, True),
 }
 
@@ -88,6 +89,7 @@ class SAM(Pretrained):
             raise UsageError(f"{variant} for pictures of {size} pixels is impossible; allowed: {allowed}.")
         self.arguments = {"variant": variant, "size": size, "seed": seed}
         self.variant, self.size = variant, size
+        self.side = 4 * (1 + of.fine) * (size // PATCH)  # of answers
         where = torch.get_default_device()
         with torch.device("meta"):  # sizes alone: what layers draw for themselves has no seed
             self.image_encoder = ImageEncoder(
@@ -101,7 +103,7 @@ class SAM(Pretrained):
                 of.channels,
                 of.fine,
             )
-            self.prompt_encoder = PromptEncoder(of.channels, size, size // PATCH)
+            self.prompt_encoder = PromptEncoder(of.channels, size, self.side // 4, of.fine)
             self.mask_decoder = MaskDecoder(of.channels, 8, of.hidden)
         self.to_empty(device=where)
         if where.type != "meta":
@@ -141,7 +143,7 @@ class SAM(Pretrained):
     def map_channels(self) -> int:
         """Of a picture's map, with finer ones behind its own."""
         c = VARIANTS[self.variant].channels
-        return c if self.image_encoder.fine is None else c + 4 * (c // 4) + 16 * (c // 8)
+        return c if self.image_encoder.fine is None else c + 4 * (c // 4) + 16 * (c // 8)  # 4 c
 
     def scaled(self, h: int, w: int) -> tuple[int, int]:
         """What a picture's sides become; at least one pixel each."""
@@ -161,10 +163,10 @@ class SAM(Pretrained):
         self, image: Float[Tensor, "i c h w"], points: Tensor | None = None, labels: Tensor | None = None,
         boxes: Tensor | None = None, masks: Tensor | None = None, several: bool = True,
     ) -> tuple[Float[Tensor, "b k H W"], Float[Tensor, "b k"]]:  # fmt: skip
-        """Logits of masks at a quarter of `size`, and what their IoUs will be. All prompts in pixels of the frame; b of
-        each that is given: points (b, n, 2) with labels (b, n), boxes (b, 4), masks (b, 1, size / 4, size / 4)."""
+        """Logits of masks, and what their IoUs will be. All prompts in pixels of the frame; b of
+        each that is given: points (b, n, 2) with labels (b, n), boxes (b, 4), masks (b, 1, side, side)."""
         prompts = self.prompt_encoder
-        tokens, dense = prompts.tokens(points, labels, boxes), prompts.map(masks)
+        tokens, dense = prompts.tokens(points, labels, boxes, image), prompts.map(masks)
         return self.mask_decoder(image, prompts.places(), tokens, dense, several)
 
     def looked(
@@ -174,7 +176,7 @@ class SAM(Pretrained):
         of most prompts are not wanted."""
         prompts = self.prompt_encoder
         t, z = self.mask_decoder.looked(
-            image, prompts.places(), prompts.tokens(points, labels, None), prompts.map(None)
+            image, prompts.places(), prompts.tokens(points, labels, None, image), prompts.map(None)
         )
         return t, z, self.mask_decoder.ious(t)
 

@@ -37,7 +37,7 @@ class Answer:
     ious: Float[Tensor, "*b k"]
     """What the model expects their IoU with the truth to be."""
     logits: Float[Tensor, "*b k h w"]
-    """Of a quarter of the model's size: what the next prompt may start from."""
+    """(…, side, side) of the model's: what the next prompt may start from."""
 
     def best(self) -> Answer:
         """The mask of the greatest expected IoU of each prompt, k = 1."""
@@ -134,7 +134,7 @@ class Predictor:
         return [self._asked(i, p, l, x, m, several) for i, (p, l, x, m) in enumerate(zip(*given))]
 
     def _asked(self, i: int, points: Any, labels: Any, boxes: Any, masks: Any, several: bool) -> Answer:
-        prompt = checked(self.sizes[i], self.model.size // 4, points, labels, boxes, masks)
+        prompt = checked(self.sizes[i], self.model.side, points, labels, boxes, masks)
         alone = prompt.pop("alone")
         m, s = self.decoded(i, **prompt, several=several)
         full = self.model.enlarged(m, *self.sizes[i]) > 0
@@ -159,15 +159,15 @@ class Predictor:
 
     @torch.no_grad()
     def masks_of(self, t: Float[Tensor, "b n c"], z: Float[Tensor, "b L c"]) -> Float[Tensor, "b 3 h w"]:
-        """The three masks of such prompts, logits of a quarter of the model's size."""
+        """The three masks of such prompts, logits."""
         assert self.images is not None
         with self._precise():
-            return self.model.mask_decoder.masks(t, z, slice(1, MASKS), *self.images.shape[2:]).float()
+            return self.model.mask_decoder.masks(t, z, self.images[:1], slice(1, MASKS)).float()
 
     def decoded(
         self, i: int, points: Any = None, labels: Any = None, boxes: Any = None, masks: Any = None, several: bool = True
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k"]]:
-        """Logits at a quarter of the model's size, and expected IoUs, for prompts in pixels of picture i."""
+        """Logits of masks, and expected IoUs, for prompts in pixels of picture i."""
         assert self.images is not None
         device = self.model.mean.device
         at = None if points is None else self._framed(i, points)

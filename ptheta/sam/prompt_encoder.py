@@ -3,6 +3,7 @@ r"""SAM's prompt encoder: points, boxes and masks as tokens and as a map.
 A. Kirillov et al., "Segment Anything", ICCV 2023 (the box "prompt encoder" of figure 4; appendix A).
 M. Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains", NeurIPS
 2020.
+X. Zou et al., "Segment Everything Everywhere All at Once", NeurIPS 2023 (prompts that are sampled from the picture).
 
 A place (x, y) of the picture, of 0 to 1, is told by its Fourier features with a random matrix G that is not learned:
 
@@ -15,7 +16,13 @@ its corners; where there are points and no box, one more token says that no more
 
     labels: 0 background, 1 foreground, 2 and 3 a box's corners, −1 nothing (γ is left out)
 
-A mask, the logits of an earlier answer at a quarter of the picture's side, goes through three convolutions to a map
+In `tiny` and `small` a point also says what is there: with z, g_4 and g_2 of `fine` at its pixel,
+
+    token = γ(x, y) + W (z ⊕ g_4 ⊕ g_2)(x, y) + e_{label}                                                       (3)
+
+where the published models leave it to attention to look.
+
+A mask, the logits of an earlier answer at four times the map's side, goes through three convolutions to a map
 that is added to the picture's; without one a learned vector is added everywhere.
 
 | symbol | shape | here |
@@ -60,9 +67,10 @@ class Fourier(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """channels: Of tokens and map. size: Side of the pictures. side: Of the picture's map."""
+    """channels: Of tokens and map. size: Side of the pictures. side: Of the picture's map. fine: Whether points are
+    told by eq. (3)."""
 
-    def __init__(self, channels: int, size: int, side: int):
+    def __init__(self, channels: int, size: int, side: int, fine: bool = False):
         super().__init__()
         self.size, self.side = size, side
         self.pe_layer = Fourier(channels // 2)
@@ -72,19 +80,24 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(1, 4, 2, 2), LayerNorm2d(4), nn.GELU(), nn.Conv2d(4, 16, 2, 2), LayerNorm2d(16), nn.GELU(),
             nn.Conv2d(16, channels, 1),
         )  # fmt: skip
+        self.seen = nn.Linear(channels + channels // 4 + channels // 8, channels) if fine else None
 
     def learned(self) -> Float[Tensor, "5 c"]:
         """e_{−1} to e_3."""
         return torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])  # pyright: ignore
 
-    def points(self, at: Float[Tensor, "b n 2"], labels: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-        """Eq. (2)."""
+    def points(
+        self, at: Float[Tensor, "b n 2"], labels: Int[Tensor, "b n"], image: Float[Tensor, "i c h w"]
+    ) -> Float[Tensor, "b n c"]:
+        """Eq. (2) or (3). image: Maps of i pictures, of which each has b / i prompts that follow each other."""
         gamma = self.pe_layer((at + 0.5) / self.size)
+        if self.seen is not None:
+            gamma = gamma + self.seen(there(image, (at + 0.5) / self.size))
         return torch.where(labels[..., None] < 0, 0.0, gamma) + self.learned()[labels + 1]
 
     def tokens(
         self, points: Float[Tensor, "b n 2"] | None, labels: Int[Tensor, "b n"] | None,
-        boxes: Float[Tensor, "b 4"] | None,
+        boxes: Float[Tensor, "b 4"] | None, image: Float[Tensor, "i c h w"],
     ) -> Float[Tensor, "b n c"] | None:  # fmt: skip
         """Of points with their labels, then of boxes; None of neither."""
         found = []
@@ -92,10 +105,10 @@ class PromptEncoder(nn.Module):
             if boxes is None:
                 points = torch.cat([points, torch.zeros_like(points[:, :1])], 1)
                 labels = torch.cat([labels, torch.full_like(labels[:, :1], -1)], 1)
-            found.append(self.points(points, labels))
+            found.append(self.points(points, labels, image))
         if boxes is not None:
             corners = torch.tensor([2, 3], device=boxes.device).expand(len(boxes), 2)
-            found.append(self.points(boxes.view(-1, 2, 2), corners))
+            found.append(self.points(boxes.view(-1, 2, 2), corners, image))
         return torch.cat(found, 1) if found else None
 
     def map(self, masks: Float[Tensor, "b 1 H W"] | None) -> Float[Tensor, "b c h w"]:
@@ -105,3 +118,20 @@ class PromptEncoder(nn.Module):
     def places(self) -> Float[Tensor, "h w c"]:
         """γ of the cells of the picture's map."""
         return self.pe_layer.grid(self.side, self.side)
+
+
+def there(image: Float[Tensor, "i c h w"], at: Float[Tensor, "b n 2"]) -> Float[Tensor, "b n e"]:
+    """z, g_4 and g_2 (`fine`, where it says in which channels they are) at places from 0 to 1 of i pictures, each of
+    which has b / i prompts."""
+    (i, C, h, w), b = image.shape, len(at)
+    x, y = ((at[..., k] * 4 * n).long().clamp(0, 4 * n - 1) for k, n in enumerate((w, h)))  # in cells of g_2
+    of = (torch.arange(b, device=at.device) * i // b)[:, None]
+    quarter = 2 * (y // 2 % 2) + x // 2 % 2
+    sixteenth = 4 * quarter + 2 * (y % 2) + x % 2
+    z, g4, g2 = image.split([C // 4, C // 4, C // 2], 1)
+    parts = (
+        z[of, :, y // 4, x // 4],
+        g4.unflatten(1, (4, -1))[of, quarter, :, y // 4, x // 4],
+        g2.unflatten(1, (16, -1))[of, sixteenth, :, y // 4, x // 4],
+    )
+    return torch.cat(parts, 2)

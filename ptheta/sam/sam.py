@@ -12,27 +12,28 @@ but two of them, any and the last, add no pixel: there the logits alone are to b
 several things and has three answers, of which the best is taught; from the second on there is one. With L and L_s of
 `losses`, eqs. (3) and (4),
 
-    \min_θ E_{x, Y, c} \frac 1 n \sum_{i=1}^n ( L(m^{(i)}, Y) + L_s(s^{(i)}, m^{(i)}, Y) )                      (2)
+    \min_θ E_{x, Y, c} \sum_{i=1}^n ( L(m^{(i)}, Y) + L_s(s^{(i)}, m^{(i)}, Y) )                                 (2)
 
-by AdamW, whose step size η rises over `warmup` updates and falls linearly, and is η λ^{D + 1 − d} in layer d of the D
-that the picture encoder has (`layer_decay` λ; patches and places are layer 0, all that follows D + 1). In training a
-half of a block (attention, MLP) is left out of a picture with a probability that rises with depth up to `drop_path`,
-and else divided by its complement.
+(in a batch the mean over all answers) by Muon (`nets/muon`), whose step size η rises over `warmup` updates and falls
+linearly, and is η λ^{D + 1 − d} in layer d of the D that the picture encoder has (`layer_decay` λ; patches and places
+are layer 0, all that follows D + 1). In training a half of a block (attention, MLP) is left out of a picture with a
+probability that rises with depth up to `drop_path`, and else divided by its complement.
 
 | symbol | shape | here |
 |---|---|---|
 | x | (b, 3, s, s) | pictures in a frame of `size`, in forms of `examples` |
 | Y | (b, p, s, s) | `prompts` masks of each |
-| z | (b, c, s / 16, s / 16) | the picture encoder's map, made once a conversation |
-| m | (b p, 3 or 1, s / 4, s / 4) | learned at twice this side |
+| z | (b, c, s / 16, s / 16), of `tiny` and `small` s / 8 | the picture encoder's map, made once a conversation |
+| m | (b p, 3 or 1, s / 4, s / 4), of `tiny` and `small` s / 2 | learned at half of s |
 
 Differs from the paper: the number of turns n is drawn for each update, log n nearly uniform up to a most that rises
-evenly over the training from 1 to N = `interactions`. There all N are held from the beginning, as the decoder costs
-next to nothing beside ViT-H; with the picture encoder of `tiny` it is the other way round, and a model that finds
-nothing learns little from a long talk. λ of the focal loss is 5, not 20, for the sake of the first updates; what else
-they needed, docs/sam.md says. Expected IoUs of all three answers are taught, as SAM 2 does (N. Ravi et al., 2024),
-since one of them is to be chosen by them. η falls linearly, not in steps; β_2 = 0.98, not 0.999. layer_decay = 0.8 and
-drop_path = 0.4 are the paper's, for weights from `mae` and for ViT-H; from scratch `tiny` has neither.
+evenly over the training from 1 to N = `interactions`, and from the second turn on the talk is about `continued` of the
+p masks. There all N are held from the beginning, as the decoder costs next to nothing beside ViT-H; with the picture
+encoder of `tiny` it is the other way round, and a model that finds nothing learns little from a long talk. λ of the
+focal loss is 5, not 20, for the sake of the first updates; what else they needed, docs/sam.md says. Expected IoUs of
+all three answers are taught, as SAM 2 does (N. Ravi et al., 2024), since one of them is to be chosen by them. The
+optimiser is Muon, not AdamW, and η falls linearly, not in steps. layer_decay = 0.8 and drop_path = 0.4 are the
+paper's, for weights from `mae` and for ViT-H; from scratch `tiny` has neither.
 
 `--init` takes weights of `sam` (ours, official, Hugging Face's) or the encoder of `mae`. `--learn` says what is
 learned of them: all; all but the picture encoder; the mask decoder; or, with the rest as it is, the mask decoder and
@@ -63,13 +64,15 @@ from ptheta.engine.method import Between, Estimate
 from ptheta.engine.method import Config as BaseConfig
 from ptheta.engine.pretrained import model_card
 from ptheta.nets import low_rank
+from ptheta.nets.muon import Muon
 from ptheta.sam import clicks, examples, losses
 from ptheta.sam.model import SAM
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BETAS = (0.9, 0.98)
+BETAS, MOMENTUM = (0.9, 0.98), 0.95
+OTHERS = 0.15  # of the step size: what vectors have
 LEARNED = {  # by `learn`: names of parameters begin with
     "all": ("image_encoder.", "prompt_encoder.", "mask_decoder."),
     "prompts": ("prompt_encoder.", "mask_decoder."),
@@ -88,15 +91,17 @@ class Config(BaseConfig):
     """Pictures in a minibatch, over all processes."""
     prompts: Annotated[int, Between(1)] = 12
     """Masks that are asked for of each picture."""
+    continued: Annotated[int, Between(1)] = 4
+    """How many of these a conversation goes on about after its first turn."""
     interactions: Annotated[int, Between(1, 100)] = 11
     """N, the most turns of a conversation."""
     focal: Annotated[float, Between(0)] = 5.0
     """Weight λ of the focal loss beside Dice."""
-    learning_rate: Annotated[float, Between(0, open=True)] = 1e-3
-    """AdamW's step size at its highest."""
-    warmup: Annotated[int, Between(0)] = 100
+    learning_rate: Annotated[float, Between(0, open=True)] = 6e-3
+    """Step size of matrices at its highest."""
+    warmup: Annotated[int, Between(0)] = 50
     """Updates over which the step size rises from zero."""
-    weight_decay: Annotated[float, Between(0)] = 0.1
+    weight_decay: Annotated[float, Between(0)] = 0.01
     """Decoupled weight decay, of matrices alone."""
     layer_decay: Annotated[float, Between(0, 1, open=True)] = 1.0
     """By what each layer of the picture encoder is slower than the one above."""
@@ -106,9 +111,9 @@ class Config(BaseConfig):
     """What is learned: all; prompt encoder and mask decoder; mask decoder; mask decoder and low-rank additions."""
     rank: Annotated[int, Between(1, 256)] = 8
     """Rank of B A for `--learn lora`."""
-    least_scale: Annotated[float, Between(0.1, 1)] = 0.75
+    least_scale: Annotated[float, Between(0.1, 1)] = 0.8
     """Least scale of pictures in training."""
-    greatest_scale: Annotated[float, Between(1, 10)] = 1.5
+    greatest_scale: Annotated[float, Between(1, 10)] = 1.25
     """Greatest scale of pictures in training."""
     flip: Annotated[float, Between(0, 1)] = 0.5
     """Share of pictures that are mirrored in training."""
@@ -131,12 +136,11 @@ def turns(most: float, g: torch.Generator) -> list[Literal["point", "none"]]:
 class Conversation(nn.Module):
     """Eq. (2) for a batch: what is trained."""
 
-    def __init__(self, model: SAM, seed: int, steps: int, interactions: int, focal: float, drop_path: float):
+    def __init__(self, model: SAM, config: Config, seed: int, steps: int):
         super().__init__()
-        self.model, self.seed, self.steps = model, seed, steps
-        self.interactions, self.focal = interactions, focal
+        self.model, self.config, self.seed, self.steps = model, config, seed, steps
         depth = len(model.image_encoder.blocks)
-        self.dropped = [drop_path * i / max(1, depth - 1) for i in range(depth)]
+        self.dropped = [config.drop_path * i / max(1, depth - 1) for i in range(depth)]
 
     def kept(self, step: int, rows: list[int]) -> Float[Tensor, "depth 2 b"] | None:
         """By what the halves of blocks are multiplied: 0, or 1 / (1 − p). rows: The pictures' places in the batch of
@@ -153,32 +157,34 @@ class Conversation(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Eq. (2), and the IoU of the best first answer and of the last one."""
         model, (b, p) = self.model, Y.shape[:2]
-        z = model.image_encoder(x, self.kept(step, rows)).repeat_interleave(p, 0)
+        z = model.image_encoder(x, self.kept(step, rows))
         drawn = [generator(self.seed, step, f"clicks of {row}", x.device) for row in rows]
         truth = halved(Y.flatten(0, 1))
         at, labels = self.first(Y, drawn)
-        most = 1 + (self.interactions - 1) * min(1.0, step / max(1, self.steps))
+        most = 1 + (self.config.interactions - 1) * min(1.0, step / max(1, self.steps))
         added = turns(most, generator(self.seed, step, "turns"))
-        gamma, logits, total, first = model.prompt_encoder.places(), None, z.new_zeros(()), None
-        m = z
-        for what in ("first", *added):
+        gamma, m = model.prompt_encoder.places(), z
+        logits: Tensor | None = None
+        total, count, first, last = z.new_zeros(()), 0, z.new_zeros(()), z.new_zeros(())
+        for turn, what in enumerate(("first", *added)):
+            if turn == 1 and logits is not None:  # the conversation goes on about some of the masks
+                on = torch.arange(b * p, device=x.device).view(b, p)[:, : self.config.continued].flatten()
+                at, labels, truth, m, logits = at[on], labels[on], truth[on], m[on], logits[on]
             if what == "point":
                 at, labels = self.more(m[:, 0], truth, at, labels, drawn)
-            tokens = model.prompt_encoder.points(at, labels)
+            tokens = model.prompt_encoder.points(at, labels, z)
             answers, s = model.mask_decoder(z, gamma, tokens, model.prompt_encoder.map(logits), several=what == "first")
-            m = interpolate(answers.float(), scale_factor=2, mode="bilinear", align_corners=False)
-            mask_loss, iou_loss = losses.loss(m, s.float(), truth.float(), self.focal)
-            total = total + mask_loss.mean() + iou_loss.mean()
-            best = s.argmax(1)
-            if first is None:
+            m = interpolate(answers.float(), truth.shape[1:], mode="bilinear", align_corners=False)
+            mask_loss, iou_loss = losses.loss(m, s.float(), truth.float(), self.config.focal)
+            total, count = total + (mask_loss + iou_loss).sum(), count + len(s)
+            if turn == 0:
                 first = losses.iou(m, truth.float()).amax(1)
-            rows_of = torch.arange(b * p, device=x.device)
-            m, logits = m.detach()[rows_of, best][:, None], answers.detach()[rows_of, best][:, None].float()
-        assert first is not None
-        last = losses.iou(m, truth.float())
+            chosen = torch.arange(len(s), device=x.device), s.argmax(1)
+            m, logits = m.detach()[chosen][:, None], answers.detach()[chosen][:, None].float()
+            last = losses.iou(m, truth.float())
         # What no turn has used is part of the loss, too: processes wait for the gradient of every parameter.
         total = total + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
-        return total / (1 + len(added)), {"first_iou": first.mean(), "last_iou": last.mean()}
+        return total / count, {"first_iou": first.mean(), "last_iou": last.mean()}
 
     def first(self, Y: Bool[Tensor, "b p s s"], drawn: list[torch.Generator]) -> tuple[Float[Tensor, "n 2 2"], Tensor]:
         """Two tokens of each first prompt: a point and none, or the corners of a box."""
@@ -218,7 +224,7 @@ class Method:
 
     Config, Model = Config, SAM
     unit = "updates"
-    steps = 4_000
+    steps = 3_000
     default_data = "nested"
     figure = "miou_1"
     better: Literal["lower", "higher"] = "higher"
@@ -243,9 +249,8 @@ class Method:
         if config.learn == "lora":
             for i, block in enumerate(self.model.image_encoder.blocks):
                 low_rank.add(block.attn.qkv, config.rank, generator(seed, i, "low rank"))  # pyright: ignore
-        conversation = Conversation(self.model, seed, steps, config.interactions, config.focal, config.drop_path)
-        self.trained = hardware.prepare(conversation)
-        self.optimizer = torch.optim.AdamW(self.groups(), betas=BETAS, fused=True)
+        self.trained = hardware.prepare(Conversation(self.model, config, seed, steps))
+        self.optimizer = Muon(self.groups(), betas=BETAS, fused=True)
         self.step = 0
 
     def groups(self) -> list[dict[str, Any]]:
@@ -254,12 +259,15 @@ class Method:
         c, depth = self.config, len(self.model.image_encoder.blocks)
         of = [m for m in self.model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
         matrices = {m.weight for m in of}
-        found: dict[tuple[float, float], list[nn.Parameter]] = {}
+        found: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, p in self.model.named_parameters():
             if p.requires_grad:
-                decay = c.weight_decay if p in matrices else 0.0
-                found.setdefault((c.layer_decay ** (depth + 1 - layer(name, depth)), decay), []).append(p)
-        return [{"params": ps, "scale": scale, "weight_decay": decay} for (scale, decay), ps in found.items()]
+                found.setdefault((c.layer_decay ** (depth + 1 - layer(name, depth)), p in matrices), []).append(p)
+        of_matrices, others = {"momentum": MOMENTUM, "weight_decay": c.weight_decay}, {"weight_decay": 0.0}
+        return [
+            {"params": ps, **(of_matrices if matrix else others), "scale": scale * (1.0 if matrix else OTHERS)}
+            for (scale, matrix), ps in found.items()
+        ]
 
     @staticmethod
     def open_data(

@@ -13,7 +13,7 @@ def mae(**sizes) -> MAE:
     sizes = {
         "shape": (3, 64, 64),
         "encoder": "vit",
-        "width": 96,
+        "width": 128,
         "depth": 6,
         "patch": 16,
         "cells": 1,
@@ -35,7 +35,7 @@ def test_tokens_are_the_same():
     copy_encoder(theirs, own)
     x = torch.randint(0, 256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     z = own.image_encoder.patch_embed(own.framed(x)) + own.image_encoder.pos_embed
-    assert own.image_encoder.fine is not None and not own.image_encoder.fine(own.framed(x))[0].any()
+    assert own.image_encoder.fine is not None and not own.image_encoder.fine.up(own.framed(x))[0].any()
     tokens = theirs.encoder.tokens(theirs.normalised(x))
     torch.testing.assert_close(z.flatten(1, 2), tokens, rtol=1e-4, atol=1e-4)
     for block in own.image_encoder.blocks:
@@ -46,5 +46,5 @@ def test_tokens_are_the_same():
 
 
 def test_other_sizes_are_refused_with_the_options_that_fit():
-    with pytest.raises(UsageError, match="--size 64 --patch 16 --width 96 --depth 6"):
+    with pytest.raises(UsageError, match="--size 64 --patch 16 --width 128 --depth 6"):
         copy_encoder(mae(depth=2), SAM("tiny", 64))

@@ -21,7 +21,7 @@ def predictor(tiny):
 
 def test_one_prompt_and_several(predictor):
     one = predictor.predict(**POINT)
-    assert one.masks.shape == (3, 60, 90) and one.ious.shape == (3,) and one.logits.shape == (3, 40, 40)
+    assert one.masks.shape == (3, 60, 90) and one.ious.shape == (3,) and one.logits.shape == (3, 80, 80)
     other = predictor.predict(points=[[70, 50]], labels=[0])
     both = predictor.predict(points=[[[30, 20]], [[70, 50]]], labels=[[1], [0]])
     for i, alone in enumerate((one, other)):
@@ -47,7 +47,7 @@ def test_an_answer_is_a_prompt(predictor):
 
 def test_any_mixture(predictor):
     mixed = predictor.predict(points=[[1, 2], [3, 4]], labels=[1, 0], boxes=[0, 0, 50, 50], several=False)
-    assert mixed.logits.shape == (1, 40, 40)
+    assert mixed.logits.shape == (1, 80, 80)
     boxes = predictor.predict(boxes=[[0, 0, 50, 50], [10, 10, 90, 60]])
     assert boxes.masks.shape == (2, 3, 60, 90)
 
@@ -114,7 +114,7 @@ def test_half_precision_says_nearly_the_same(tiny, predictor):
         ({"boxes": [5, 5, 5, 9]}, "reversed or empty"),
         ({"boxes": [0, 0, 91, 9]}, "reaches out"),
         ({"boxes": [[0, 0, 9, 9]], "points": [[1, 2]], "labels": [1]}, "not for the same number of prompts"),
-        ({"masks": np.zeros((1, 256, 256))}, r"masks have shape \(1, 256, 256\); allowed: \(1, 40, 40\)"),
+        ({"masks": np.zeros((1, 256, 256))}, r"masks have shape \(1, 256, 256\); allowed: \(1, 80, 80\)"),
     ],
 )
 def test_prompts_that_are_refused(predictor, prompt, why):

@@ -20,7 +20,7 @@ TURNS = (0, 2, 6, 24)  # steps with one, two, three and four turns of at most fo
 
 def method(data=DATA, **config) -> sam.Method:
     """Of a run of no steps: conversations are as long as they may be from the beginning."""
-    config = {"batch_size": 2, "prompts": 3, "interactions": 4, "warmup": 0, **config}
+    config = {"batch_size": 2, "prompts": 3, "continued": 2, "interactions": 4, "warmup": 0, **config}
     return sam.Method(sam.Config(**config), data, 0, detect("cpu", "fp32", 1), 0)
 
 
@@ -43,7 +43,7 @@ def test_two_turns_of_many_add_no_point_and_the_last_is_one():
     assert {len([w for w in sam.turns(11, generator(1, s, "turns")) if w == "point"]) for s in range(300)} >= {0, 1, 8}
 
 
-def by_hand(model: SAM, x, Y, step, seed, interactions):
+def by_hand(model: SAM, x, Y, step, seed, interactions, continued):
     """Eq. (2), mask by mask, with the prompts as a user gives them."""
     added = sam.turns(interactions, generator(seed, step, "turns"))
     total, count = 0.0, 0
@@ -65,6 +65,8 @@ def by_hand(model: SAM, x, Y, step, seed, interactions):
         truth = sam.halved(masks)
         m = None
         for what in ("first", *added):
+            if what != "first":
+                talks, truth, m = talks[:continued], truth[:continued], m[:continued]
             if what == "point":
                 points, there = clicks.anywhere(clicks.errors(torch.stack(m), truth), g)
                 for talk, point, is_there, of in zip(talks, points, there, truth):
@@ -76,11 +78,10 @@ def by_hand(model: SAM, x, Y, step, seed, interactions):
                 points = torch.tensor([talk["at"]]) if talk["at"] else None
                 labels = torch.tensor([talk["labels"]]) if talk["at"] else None
                 logits, s = model.decode(z, points, labels, talk["box"], talk["logits"], several=what == "first")
-                big = torch.nn.functional.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
-                of_mask, of_iou = losses.loss(big, s, of[None].float(), 5.0)
+                of_mask, of_iou = losses.loss(logits, s, of[None].float(), 5.0)
                 total, count = total + of_mask.sum() + of_iou.sum(), count + 1
                 best = int(s.argmax())
-                m.append(big[0, best].detach())
+                m.append(logits[0, best].detach())
                 talk["logits"] = logits[:, best : best + 1].detach()
     return total / count
 
@@ -94,12 +95,12 @@ def test_a_conversation_is_the_plain_loop(step):
     loss.backward()
     own = {name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None}
     learner.model.zero_grad()
-    expected = by_hand(learner.model, x, Y, step, 0, 4)
+    expected = by_hand(learner.model, x, Y, step, 0, 4, 2)
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     for name, p in learner.model.named_parameters():
         if p.grad is not None:
-            assert (own[name] - p.grad).norm() <= 2e-3 * p.grad.norm() + 1e-5, name
+            assert (own[name] - p.grad).norm() <= 5e-3 * p.grad.norm() + 1e-5, name
     assert 0 <= told["first_iou"] <= 1
 
 
@@ -139,15 +140,15 @@ def test_layers_are_slower_the_lower_they_are():
         for p in group["params"]:
             scales[p] = (group["scale"], group["weight_decay"])
     names = dict(learner.model.named_parameters())
-    assert scales[names["image_encoder.pos_embed"]] == (0.5**7, 0.0)
+    assert scales[names["image_encoder.pos_embed"]] == (0.15 * 0.5**7, 0.0)
     assert scales[names["image_encoder.blocks.0.mlp.lin1.weight"]] == (0.5**6, 0.1)
-    assert scales[names["image_encoder.blocks.5.mlp.lin1.bias"]] == (0.5, 0.0)
+    assert scales[names["image_encoder.blocks.5.mlp.lin1.bias"]] == (0.15 * 0.5, 0.0)
     assert scales[names["image_encoder.neck.0.weight"]] == (1.0, 0.1)
-    assert scales[names["mask_decoder.mask_tokens.weight"]] == (1.0, 0.0)
+    assert scales[names["mask_decoder.mask_tokens.weight"]] == (0.15, 0.0)
     assert scales[names["image_encoder.patch_embed.proj.weight"]] == (0.5**7, 0.1)
-    assert scales[names["image_encoder.blocks.0.attn.rel_pos_h"]] == (0.5**6, 0.0)
+    assert scales[names["image_encoder.blocks.0.attn.rel_pos_h"]] == (0.15 * 0.5**6, 0.0)
     learner.update(next(learner.batches(0, 0, 1)))
-    assert {g["lr"] / g["scale"] for g in learner.optimizer.param_groups} == {learner.learning_rate(0)}
+    assert all(g["lr"] == g["scale"] * learner.learning_rate(0) for g in learner.optimizer.param_groups)
 
 
 def test_paths_are_left_out_as_often_as_said_and_none_in_use():
@@ -221,7 +222,7 @@ def test_a_share_of_a_batch_is_what_one_process_would_see():
 
 def test_a_little_training_finds_a_large_thing():
     """One bright square in the dark, a click in it: 60 updates suffice."""
-    learner = method(learning_rate=3e-3, batch_size=4, prompts=1, interactions=2)
+    learner = method(batch_size=4, prompts=1, interactions=2)
     learner.total = 60
     before = learner.evaluate(learner.data, "test")["miou_1"].mean
     for _, batch in zip(range(60), learner.batches(0, 0, 1)):
