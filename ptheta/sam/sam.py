@@ -35,9 +35,9 @@ all three answers are taught, as SAM 2 does (N. Ravi et al., 2024), since one of
 optimiser is Muon, not AdamW, and η falls linearly, not in steps. layer_decay = 0.8 and drop_path = 0.4 are the
 paper's, for weights from `mae` and for ViT-H; from scratch `tiny` has neither.
 
-`--init` takes weights of `sam` (ours, official, Hugging Face's) or the encoder of `mae`. `--learn` says what is
-learned of them: all; all but the picture encoder; the mask decoder; or, with the rest as it is, the mask decoder and
-W + B A in each attention of the picture encoder (E. Hu et al., "LoRA", ICLR 2022).
+`--init` takes weights of `sam` (ours, official, Hugging Face's; of any size, `resized`) or the encoder of `mae`.
+`--learn` says what is learned of them: all; all but the picture encoder; the mask decoder; or, with the rest as it is,
+the mask decoder and W + B A in each attention of the picture encoder (E. Hu et al., "LoRA", ICLR 2022).
 
 Expected: see docs/sam.md, with the command.
 """
@@ -67,6 +67,7 @@ from ptheta.nets import low_rank
 from ptheta.nets.muon import Muon
 from ptheta.sam import clicks, examples, losses
 from ptheta.sam.model import SAM
+from ptheta.sam.resized import resized
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -359,19 +360,20 @@ class Method:
         checkpoint.load_optimizer_state(self.model, self.optimizer, state.get("optimizer", {}))
 
     def start_from(self, model: Any) -> None:
-        """The weights of another SAM of the same variant and size, or of the encoder of `mae` (`--init`)."""
+        """The weights of another SAM of the same variant, or of the encoder of `mae` (`--init`)."""
         if model.name == "mae":
             from ptheta.sam.from_mae import copy_encoder
 
             return copy_encoder(model, self.model)
-        if model.name != "sam" or (model.variant, model.size) != (self.model.variant, self.model.size):
-            has = f"{model.variant} for {model.size} pixels" if model.name == "sam" else model.name
+        if model.name != "sam" or model.variant != self.model.variant:
+            has = model.variant if model.name == "sam" else model.name
             raise UsageError(
-                f"the weights are of {has}, the model is {self.model.variant} for {self.model.size} pixels; say "
-                "--variant and --size, or give weights of sam or mae."
+                f"the weights are of {has}, the model is {self.model.variant}; say --variant, or give weights of sam "
+                "or mae."
             )
-        own, theirs = self.model.state_dict(), model.state_dict()
+        own = self.model.state_dict()
         plain = {name.replace("parametrizations.weight.original", "weight"): name for name in own}
+        theirs = resized(model.state_dict(), {name: own[of] for name, of in plain.items()})
         self.model.load_state_dict({plain[name]: value for name, value in theirs.items()}, strict=False)
 
 

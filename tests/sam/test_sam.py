@@ -200,8 +200,22 @@ def test_weights_that_are_given_are_begun_with(learn, tmp_path):
     x = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(learner.model.embed_image(x), given.embed_image(x))
     assert torch.equal(learner.model.mask_decoder.mask_tokens.weight, given.mask_decoder.mask_tokens.weight)
-    with pytest.raises(UsageError, match=r"of tiny for 80 pixels, the model is tiny for 64 .* --variant and --size"):
-        learner.start_from(SAM("tiny", 80))
+    with pytest.raises(UsageError, match=r"of small, the model is tiny; say --variant"):
+        learner.start_from(SAM("small", 64))
+
+
+@pytest.mark.parametrize("learn", ["all", "lora"])
+def test_weights_of_another_size_are_begun_with(learn):
+    given = SAM("tiny", 128, seed=5)
+    learner = method(learn=learn)
+    learner.start_from(given)
+    own = learner.model.image_encoder
+    expected = torch.nn.functional.interpolate(
+        given.image_encoder.pos_embed.permute(0, 3, 1, 2), (4, 4), mode="bicubic"
+    )
+    torch.testing.assert_close(own.pos_embed, expected.permute(0, 2, 3, 1))
+    assert own.blocks[1].attn.rel_pos_h.shape == (7, 32) and own.blocks[0].attn.rel_pos_h.shape == (15, 32)
+    assert torch.equal(learner.model.mask_decoder.mask_tokens.weight, given.mask_decoder.mask_tokens.weight)
 
 
 def test_impossible_sizes_and_shares_are_told(tmp_path):
