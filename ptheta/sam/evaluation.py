@@ -14,7 +14,9 @@ first click and Y' any of its truths: Y, and of each other person who drew this 
 
     miou_box = \operatorname{mean} IoU(m_{k^*}, Y)    of the answers to the box around Y                            (4)
 
-    iou_correlation = \operatorname{corr}(s_k, \max_{Y'} IoU(m_k, Y'))    over all first answers                     (5)
+    iou_correlation = \operatorname{corr}(s_k, \max_{Y''} IoU(m_k, Y''))    over all first answers                   (5)
+
+with Y'' any mask that holds the click: an answer may be good that was not meant.
 
 Masks of less than a thousandth of the picture are not asked for, and at most `ASKED` of a picture, drawn once for all.
 Standard errors are by leaving out one picture at a time (the jackknife), as masks of one picture are not independent.
@@ -34,7 +36,7 @@ from torch import Tensor
 from ptheta.data.instances import Example
 from ptheta.engine.errors import InputError
 from ptheta.engine.method import Estimate
-from ptheta.sam import clicks
+from ptheta.sam import clicks, losses
 from ptheta.sam.boxes import around
 from ptheta.sam.model import SAM
 
@@ -57,10 +59,10 @@ def asked(example: Example, least: float = LEAST, most: int = ASKED) -> list[int
 @torch.no_grad()
 def converse(
     model: SAM, example: Example, rows: list[int], count: int = CLICKS
-) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"], Float[Tensor, "n c"], Float[Tensor, " n"]]:
-    """For some masks of a picture the IoUs of the three answers to a first click, by eq. (1), what the model expected
-    them to be; the IoUs after each of `count` clicks with Y itself, of the one answer (of the first click: of that
-    which was expected to be best); and that of the box."""
+) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"], Float[Tensor, "n 3"], Float[Tensor, "n c"], Tensor]:
+    """For some masks of a picture the IoUs of the three answers to a first click, by eq. (1), and by eq. (5); what the
+    model expected them to be; the IoUs after each of `count` clicks with Y itself, of the one answer (of the first
+    click: of that which was expected to be best); and that of the box."""
     h, w = example.picture.shape[1:]
     device = model.mean.device
     z = model.embed_image(model.framed(torch.from_numpy(example.picture).to(device))[None])
@@ -74,7 +76,12 @@ def converse(
         points, n = at[:, None], torch.arange(len(part), device=device)
         answers, s = model.decode(z, points, labels)
         m = within(model, answers, h, w)
-        firsts, expected, ious = nearest(m, every, of, part, at), s, []
+        x, y = at.long().unbind(1)
+        holds, own = every[:, y, x].T, part[:, None] == torch.arange(len(every), device=device)
+        others = holds & (of != of[part][:, None])
+        each = losses.ious(m.flatten(0, 1), every.float()).unflatten(0, m.shape[:2])  # (n, 3, a)
+        firsts, nearest = (each.masked_fill(~(may | own)[:, None], 0.0).amax(2) for may in (others, holds))
+        expected, ious = s, []
         for turn in range(count):
             chosen, logits = m[n, s.argmax(1)], answers[n, s.argmax(1)][:, None]
             ious.append(overlap(chosen, truth))
@@ -87,9 +94,9 @@ def converse(
         ends = around(truth).float() + torch.tensor([0.0, 0.0, 1.0, 1.0], device=device)
         answers, s = model.decode(z, boxes=ends)
         boxed = overlap(within(model, answers, h, w)[n, s.argmax(1)], truth)
-        found.append((firsts, expected, torch.stack(ious, 1), boxed))
-    a, b, c, d = (torch.cat(parts).float().cpu() for parts in zip(*found))
-    return a, b, c, d
+        found.append((firsts, nearest, expected, torch.stack(ious, 1), boxed))
+    a, b, c, d, e = (torch.cat(parts).float().cpu() for parts in zip(*found))
+    return a, b, c, d, e
 
 
 def within(model: SAM, logits: Float[Tensor, "n k a b"], h: int, w: int) -> Bool[Tensor, "n k h w"]:
@@ -106,22 +113,6 @@ def overlap(m: Bool[Tensor, "*n h w"], y: Bool[Tensor, "*n h w"]) -> Float[Tenso
     return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
 
 
-def nearest(
-    m: Bool[Tensor, "n 3 h w"], every: Bool[Tensor, "a h w"], of: Tensor, rows: Tensor, at: Float[Tensor, "n 2"]
-) -> Float[Tensor, "n 3"]:
-    """max over Y' of IoU(m_k, Y')."""
-    x, y = at.long().unbind(1)
-    flat = every.flatten(1).float()
-    area = flat.sum(1)
-    out = []
-    for answers, row, i, j in zip(m, rows.tolist(), y.tolist(), x.tolist()):
-        truths = (every[:, i, j] & (of != of[row])).nonzero()[:, 0].tolist() + [row]
-        guess = answers.flatten(1).float()
-        both = guess @ flat[truths].T
-        out.append((both / (guess.sum(1, keepdim=True) + area[truths] - both).clamp(min=1)).amax(1))
-    return torch.stack(out)
-
-
 def figures(model: SAM, examples: Sequence[Example]) -> dict[str, Estimate]:
     """Eqs. (1) to (5). Raises InputError where there is no mask to ask for."""
     training = model.training
@@ -132,7 +123,7 @@ def figures(model: SAM, examples: Sequence[Example]) -> dict[str, Estimate]:
         model.train(training)
     if not told:
         raise InputError("there is no mask of a thousandth of its picture or more in this split.")
-    firsts, expected, ious, boxed = zip(*told)
+    firsts, nearest, expected, ious, boxed = zip(*told)
     chosen = [a.gather(1, s.argmax(1, keepdim=True))[:, 0] for a, s in zip(firsts, expected)]
     return {
         "miou_1": jackknifed([a.amax(1) for a in firsts], torch.mean),
@@ -140,7 +131,7 @@ def figures(model: SAM, examples: Sequence[Example]) -> dict[str, Estimate]:
         "miou_3": jackknifed([i[:, 2] for i in ious], torch.mean),
         "miou_5": jackknifed([i[:, 4] for i in ious], torch.mean),
         "miou_box": jackknifed(boxed, torch.mean),
-        "iou_correlation": jackknifed([torch.stack([a.flatten(), s.flatten()], 1) for a, s in zip(firsts, expected)],
+        "iou_correlation": jackknifed([torch.stack([a.flatten(), s.flatten()], 1) for a, s in zip(nearest, expected)],
                                       lambda pairs: torch.corrcoef(pairs.T)[0, 1].nan_to_num()),
     }  # fmt: skip
 

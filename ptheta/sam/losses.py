@@ -14,7 +14,10 @@ With p = σ(m) at each of n pixels, y the truth, and p_y = p where y = 1, else 1
 
 so that each of the three learns to be one of the answers; and the expected IoU s is told from what came out,
 
-    L_s = ( s − |M ∩ Y| / |M ∪ Y| )²,        M = {m > 0}                                                         (4)
+    L_s = ( s − \max_{Y'} |M ∩ Y'| / |M ∪ Y'| )²,        M = {m > 0}                                             (4)
+
+with Y' = Y, or of a click that may mean several things any of the masks that hold it: s tells how good a mask is, not
+how likely it was meant.
 
 (2) is V-Net's, with squares of p. With p itself, as many write it, the small p of the whole background are most of the
 sum where masks are small, and from scratch nothing is learned for hundreds of updates (docs/sam.md).
@@ -58,11 +61,21 @@ def iou(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor,
     return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
 
 
+@torch.no_grad()
+def ious(m: Float[Tensor, "*b n h w"], y: Float[Tensor, "*b a h w"]) -> Float[Tensor, "*b n a"]:
+    """That of each mask with each truth, which is not empty."""
+    M, Y = (m > 0).flatten(-2).float(), (y > 0.5).flatten(-2).float()
+    both = M @ Y.mT
+    return both / (M.sum(-1)[..., None] + Y.sum(-1)[..., None, :] - both).clamp(min=1)
+
+
 def loss(
-    m: Float[Tensor, "b k h w"], s: Float[Tensor, "b k"], y: Float[Tensor, "b h w"], weight: float = 20.0
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
-    """Eq. (3) of the best mask of each prompt, and the mean of eq. (4) over all of its masks."""
-    off = (s - iou(m, y).to(s.dtype)).square()
+    m: Float[Tensor, "b k h w"], s: Float[Tensor, "b k"], y: Float[Tensor, "b h w"], weight: float = 20.0,
+    of: Float[Tensor, "b k"] | None = None,
+) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:  # fmt: skip
+    """Eq. (3) of the best mask of each prompt, and the mean of eq. (4) over all of its masks. of: The IoUs that s is to
+    be, if not those with y."""
+    off = (s - (iou(m, y) if of is None else of).to(s.dtype)).square()
     if m.shape[1] > 1:  # of the others there is no gradient
         with torch.no_grad():
             best = (weight * focal(m, y) + dice(m, y)).argmin(1)

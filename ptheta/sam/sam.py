@@ -31,9 +31,10 @@ evenly over the training from 1 to N = `interactions`, and from the second turn 
 p masks. There all N are held from the beginning, as the decoder costs next to nothing beside ViT-H; with the picture
 encoder of `tiny` it is the other way round, and a model that finds nothing learns little from a long talk. λ of the
 focal loss is 5, not 20, for the sake of the first updates; what else they needed, docs/sam.md says. Expected IoUs of
-all three answers are taught, as SAM 2 does (N. Ravi et al., 2024), since one of them is to be chosen by them. The
-optimiser is Muon, not AdamW, and η falls linearly, not in steps. layer_decay = 0.8 and drop_path = 0.4 are the
-paper's, for weights from `mae` and for ViT-H; from scratch `tiny` has neither.
+all three answers are taught, as SAM 2 does (N. Ravi et al., 2024), but with whatever comes nearest of the masks that
+hold a click, or a good answer that was not meant would be called a bad one. The optimiser is Muon, not AdamW, and η
+falls linearly, not in steps. layer_decay = 0.8 and drop_path = 0.4 are the paper's, for weights from `mae` and for
+ViT-H; from scratch `tiny` has neither.
 
 `--init` takes weights of `sam` (ours, official, Hugging Face's; of any size, `resized`) or the encoder of `mae`.
 `--learn` says what is learned of them: all; all but the picture encoder; the mask decoder; or, with the rest as it is,
@@ -51,9 +52,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, interpolate
 
 from ptheta.data import instances
 from ptheta.data.order import generator, minibatches
@@ -65,7 +64,8 @@ from ptheta.engine.method import Config as BaseConfig
 from ptheta.engine.pretrained import model_card
 from ptheta.nets import low_rank
 from ptheta.nets.muon import Muon
-from ptheta.sam import clicks, examples, losses
+from ptheta.sam import examples
+from ptheta.sam.conversation import Conversation
 from ptheta.sam.model import SAM
 from ptheta.sam.resized import resized
 
@@ -120,104 +120,6 @@ class Config(BaseConfig):
     """Share of pictures that are mirrored in training."""
     colour: Annotated[float, Between(0, 1)] = 0.3
     """Brightness, contrast and saturation change by factors from 1 − colour to 1 + colour."""
-
-
-def turns(most: float, g: torch.Generator) -> list[Literal["point", "none"]]:
-    """What each turn after the first adds, for a number of turns that is drawn: with u uniform in [0, 1) there are
-    ⌊(most + 1)^u⌋. Of three and more the last adds none, and one of the others that follow the first."""
-    n = int((most + 1) ** torch.rand((), generator=g, dtype=torch.float64).item())
-    added: list[Literal["point", "none"]] = ["point"] * (n - 1)
-    if n > 2:
-        added[-1] = "none"
-        if n > 3:
-            added[int(torch.randint(1, n - 2, (), generator=g))] = "none"
-    return added
-
-
-class Conversation(nn.Module):
-    """Eq. (2) for a batch: what is trained."""
-
-    def __init__(self, model: SAM, config: Config, seed: int, steps: int):
-        super().__init__()
-        self.model, self.config, self.seed, self.steps = model, config, seed, steps
-        depth = len(model.image_encoder.blocks)
-        self.dropped = [config.drop_path * i / max(1, depth - 1) for i in range(depth)]
-
-    def kept(self, step: int, rows: list[int]) -> Float[Tensor, "depth 2 b"] | None:
-        """By what the halves of blocks are multiplied: 0, or 1 / (1 − p). rows: The pictures' places in the batch of
-        all processes, by which all that is drawn for a picture is the same in any number of processes."""
-        if not any(self.dropped):
-            return None
-        p = torch.tensor(self.dropped)[:, None]
-        drawn = [torch.rand(len(p), 2, generator=generator(self.seed, step, f"paths of {row}")) for row in rows]
-        kept = torch.stack([(one >= p) / (1 - p) for one in drawn], 2)
-        return kept.to(self.model.mean)
-
-    def forward(
-        self, x: Float[Tensor, "b 3 s s"], Y: Bool[Tensor, "b p s s"], step: int, rows: list[int]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. (2), and the IoU of the best first answer and of the last one."""
-        model, (b, p) = self.model, Y.shape[:2]
-        z = model.image_encoder(x, self.kept(step, rows))
-        drawn = [generator(self.seed, step, f"clicks of {row}", x.device) for row in rows]
-        truth = halved(Y.flatten(0, 1))
-        at, labels = self.first(Y, drawn)
-        most = 1 + (self.config.interactions - 1) * min(1.0, step / max(1, self.steps))
-        added = turns(most, generator(self.seed, step, "turns"))
-        gamma, m = model.prompt_encoder.places(), z
-        logits: Tensor | None = None
-        total, count, first, last = z.new_zeros(()), 0, z.new_zeros(()), z.new_zeros(())
-        for turn, what in enumerate(("first", *added)):
-            if turn == 1 and logits is not None:  # the conversation goes on about some of the masks
-                on = torch.arange(b * p, device=x.device).view(b, p)[:, : self.config.continued].flatten()
-                at, labels, truth, m, logits = at[on], labels[on], truth[on], m[on], logits[on]
-            if what == "point":
-                at, labels = self.more(m[:, 0], truth, at, labels, drawn)
-            tokens = model.prompt_encoder.points(at, labels, z)
-            answers, s = model.mask_decoder(z, gamma, tokens, model.prompt_encoder.map(logits), several=what == "first")
-            m = interpolate(answers.float(), truth.shape[1:], mode="bilinear", align_corners=False)
-            mask_loss, iou_loss = losses.loss(m, s.float(), truth.float(), self.config.focal)
-            total, count = total + (mask_loss + iou_loss).sum(), count + len(s)
-            if turn == 0:
-                first = losses.iou(m, truth.float()).amax(1)
-            chosen = torch.arange(len(s), device=x.device), s.argmax(1)
-            m, logits = m.detach()[chosen][:, None], answers.detach()[chosen][:, None].float()
-            last = losses.iou(m, truth.float())
-        # What no turn has used is part of the loss, too: processes wait for the gradient of every parameter.
-        total = total + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
-        return total / count, {"first_iou": first.mean(), "last_iou": last.mean()}
-
-    def first(self, Y: Bool[Tensor, "b p s s"], drawn: list[torch.Generator]) -> tuple[Float[Tensor, "n 2 2"], Tensor]:
-        """Two tokens of each first prompt: a point and none, or the corners of a box."""
-        at, labels = [], []
-        for masks, g in zip(Y, drawn):
-            point, _ = clicks.anywhere(masks, g)
-            corners = clicks.loose_box(masks, g).view(-1, 2, 2)
-            boxed = torch.rand(len(masks), generator=g, device=masks.device) < 0.5
-            at.append(torch.where(boxed[:, None, None], corners, torch.stack([point, 0 * point], 1)))
-            kinds = torch.tensor([[1, -1], [2, 3]], device=masks.device)
-            labels.append(kinds[boxed.long()])
-        return torch.cat(at), torch.cat(labels)
-
-    def more(
-        self, m: Float[Tensor, "n h w"], truth: Bool[Tensor, "n h w"], at: Tensor, labels: Tensor,
-        drawn: list[torch.Generator],
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The prompts with a pixel of each region of errors; where there is none, with no point."""
-        wrong = clicks.errors(m, truth)
-        found = [clicks.anywhere(part, g) for part, g in zip(wrong.chunk(len(drawn)), drawn)]
-        point, there = (torch.cat(parts) for parts in zip(*found))
-        label = torch.where(there, clicks.labels(point, truth), -1)
-        scale = self.model.size / m.shape[1]
-        point = (point + 0.5) * scale - 0.5  # from this map's pixels to the frame's
-        return torch.cat([at, point[:, None]], 1), torch.cat([labels, label[:, None]], 1)
-
-
-def halved(Y: Bool[Tensor, "n s s"]) -> Bool[Tensor, "n h w"]:
-    """Masks at half their side: where at least half of four pixels are within, or any, of a mask that would vanish."""
-    share = avg_pool2d(Y[:, None].float(), 2)[:, 0]
-    much = share >= 0.5
-    return torch.where(much.any((1, 2), keepdim=True), much, share > 0)
 
 
 class Method:

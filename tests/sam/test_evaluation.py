@@ -12,7 +12,7 @@ from ptheta.data import instances, nested, rle
 from ptheta.data.instances import Example
 from ptheta.engine.errors import InputError
 from ptheta.sam import clicks
-from ptheta.sam.evaluation import asked, converse, figures, jackknifed, nearest, overlap
+from ptheta.sam.evaluation import asked, converse, figures, jackknifed, overlap
 from ptheta.sam.predictor import Predictor
 
 SCENE = nested.scene(0, "valid", 3, 160)
@@ -26,7 +26,7 @@ def example(masks=SCENE.masks, annotator=None, picture=SCENE.picture) -> Example
 def test_answers_are_those_of_the_predictor(tiny):
     """Click by click, one mask at a time, in pixels of the picture."""
     rows = [0, 2, 3]
-    firsts, expected, ious, boxed = converse(tiny, example(), rows, 3)
+    firsts, _, expected, ious, boxed = converse(tiny, example(), rows, 3)
     predictor = Predictor(tiny)
     predictor.set_image(SCENE.picture.transpose(1, 2, 0))
     for at, row in enumerate(rows):
@@ -50,15 +50,17 @@ def test_answers_are_those_of_the_predictor(tiny):
         assert abs(boxed[at] - overlap(answer.masks, truth)[0]) < 2e-3
 
 
-def test_the_nearest_truth_is_of_another_person_or_the_one_that_was_asked_for():
-    y = np.zeros((4, 20, 20), bool)
-    y[0, :, :10], y[1, :, :14], y[2, :, 10:], y[3, :10, :10] = True, True, True, True
-    of = torch.tensor([0, 1, 1, 0])
+def test_the_nearest_truth_is_of_another_person_or_the_one_that_was_asked_for(tiny, monkeypatch):
+    """Answers are three of four masks; to be good, a mask need not have been asked for."""
+    y = np.zeros((4, 160, 160), bool)
+    y[0, :, :80], y[1, :, :112], y[2, :, 80:], y[3, :100, :80] = True, True, True, True  # the click is at (39, 39)
     m = torch.from_numpy(y[[1, 2, 3]])[None]
-    found = nearest(m, torch.from_numpy(y), of, torch.tensor([0]), torch.tensor([[3.0, 5.0]]))
+    monkeypatch.setattr("ptheta.sam.evaluation.within", lambda model, logits, h, w: m[:, : logits.shape[1]])
+    found, good, *_ = converse(tiny, example(y, (0, 1, 1, 0)), [0], 1)
     assert found[0, 0] == 1.0, "another person's mask that holds the click"
-    assert found[0, 1] == pytest.approx(4 / 20), "its other mask does not hold the click"
-    assert found[0, 2] == 0.5, "the same person's other mask was not asked for"
+    assert found[0, 1] == pytest.approx(32 / 160), "that person's other mask does not hold it"
+    assert found[0, 2] == pytest.approx(100 / 160), "the same person's other mask was not asked for"
+    assert good[0].tolist() == pytest.approx([1.0, 32 / 160, 1.0])
 
 
 @settings(deadline=None, max_examples=30)
@@ -90,10 +92,10 @@ def test_figures_are_means_over_masks_and_change_nothing(tiny):
     before = {k: v.clone() for k, v in tiny.state_dict().items()}
     found = figures(tiny, data)
     parts = [converse(tiny, one, asked(one)) for one in data]
-    firsts, expected = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    firsts, good, expected = (torch.cat([p[i] for p in parts]) for i in range(3))
     assert found["miou_1"].mean == pytest.approx(firsts.amax(1).mean().item(), rel=1e-5)
-    assert found["miou_5"].mean == pytest.approx(torch.cat([p[2] for p in parts])[:, 4].mean().item(), rel=1e-5)
-    r = np.corrcoef(firsts.flatten().numpy(), expected.flatten().numpy())[0, 1]
+    assert found["miou_5"].mean == pytest.approx(torch.cat([p[3] for p in parts])[:, 4].mean().item(), rel=1e-5)
+    r = np.corrcoef(good.flatten().numpy(), expected.flatten().numpy())[0, 1]
     assert found["iou_correlation"].mean == pytest.approx(r, abs=1e-4)
     assert found["miou_1"].n == len(firsts)
     assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptheta.sam.losses import dice, focal, iou, loss
+from ptheta.sam.losses import dice, focal, iou, ious, loss
 
 
 def drawn(seed, b=3, k=2, h=4, w=5):
@@ -48,6 +48,16 @@ def test_only_the_best_mask_of_a_prompt_learns_and_every_expected_iou():
             assert (m.grad[i, k].abs().sum() > 0) == (k == best)
             wanted = -2 * iou(m, y)[i, k].item() / 3
             assert math.isclose(s.grad[i, k].item(), wanted, abs_tol=1e-6)
+
+
+def test_ious_of_all_pairs_are_those_of_each():
+    m, y = drawn(2)
+    each = ious(m, y[:, None])
+    assert each.shape == (3, 2, 1)
+    torch.testing.assert_close(each[..., 0].double(), iou(m, y).double())
+    s = torch.rand(3, 2)
+    _, off = loss(m, s, y, of=torch.full((3, 2), 0.25))
+    torch.testing.assert_close(off, (s - 0.25).square().mean(1))
 
 
 def test_gradients_are_finite_at_any_logit():

@@ -11,7 +11,7 @@ from ptheta.data import instances
 from ptheta.data.order import generator
 from ptheta.engine.errors import UsageError
 from ptheta.engine.hardware import detect
-from ptheta.sam import checkpoint, clicks, losses, sam
+from ptheta.sam import checkpoint, clicks, conversation, losses, sam
 from ptheta.sam.model import SAM
 
 DATA = instances.load(masked(), size=64)
@@ -25,7 +25,7 @@ def method(data=DATA, **config) -> sam.Method:
 
 
 def test_numbers_of_turns_are_drawn_as_the_docstring_says():
-    counts = collections.Counter(len(sam.turns(11, generator(0, step, "turns"))) + 1 for step in range(4000))
+    counts = collections.Counter(len(conversation.turns(11, generator(0, step, "turns"))) + 1 for step in range(4000))
     assert set(counts) == set(range(1, 12))
     for n in (1, 2, 5, 11):
         p = math.log((n + 1) / n) / math.log(12)
@@ -34,18 +34,28 @@ def test_numbers_of_turns_are_drawn_as_the_docstring_says():
 
 def test_two_turns_of_many_add_no_point_and_the_last_is_one():
     for step in range(300):
-        added = sam.turns(11, generator(1, step, "turns"))
+        added = conversation.turns(11, generator(1, step, "turns"))
         none = [i for i, what in enumerate(added) if what == "none"]
         if len(added) < 2:
             assert not none
         else:
             assert none[-1] == len(added) - 1 and len(none) == (2 if len(added) > 2 else 1)
-    assert {len([w for w in sam.turns(11, generator(1, s, "turns")) if w == "point"]) for s in range(300)} >= {0, 1, 8}
+    assert {len([w for w in conversation.turns(11, generator(1, s, "turns")) if w == "point"]) for s in range(300)} >= {
+        0,
+        1,
+        8,
+    }
+
+
+def click(talk) -> tuple[int, int]:
+    """The pixel of a first point."""
+    x, y = talk["at"][0]
+    return int(y), int(x)
 
 
 def by_hand(model: SAM, x, Y, step, seed, interactions, continued):
     """Eq. (2), mask by mask, with the prompts as a user gives them."""
-    added = sam.turns(interactions, generator(seed, step, "turns"))
+    added = conversation.turns(interactions, generator(seed, step, "turns"))
     total, count = 0.0, 0
     for row, (picture, masks) in enumerate(zip(x, Y)):
         z = model.embed_image(picture[None])
@@ -62,7 +72,7 @@ def by_hand(model: SAM, x, Y, step, seed, interactions, continued):
             }
             for p, box, b in zip(first, boxes, boxed)
         ]
-        truth = sam.halved(masks)
+        truth = halves = conversation.halved(masks)
         m = None
         for what in ("first", *added):
             if what != "first":
@@ -78,7 +88,12 @@ def by_hand(model: SAM, x, Y, step, seed, interactions, continued):
                 points = torch.tensor([talk["at"]]) if talk["at"] else None
                 labels = torch.tensor([talk["labels"]]) if talk["at"] else None
                 logits, s = model.decode(z, points, labels, talk["box"], talk["logits"], several=what == "first")
-                of_mask, of_iou = losses.loss(logits, s, of[None].float(), 5.0)
+                may = [y for whole, y in zip(masks, halves) if what == "first" and talk["at"] and whole[click(talk)]]
+                near = [
+                    max(losses.iou(logits[:, k : k + 1], y[None].float()).item() for y in [of, *may])
+                    for k in range(s.shape[1])
+                ]
+                of_mask, of_iou = losses.loss(logits, s, of[None].float(), 5.0, torch.tensor([near]))
                 total, count = total + of_mask.sum() + of_iou.sum(), count + 1
                 best = int(s.argmax())
                 m.append(logits[0, best].detach())
@@ -105,7 +120,7 @@ def test_a_conversation_is_the_plain_loop(step):
 
 
 def test_steps_of_that_test_have_different_numbers_of_turns():
-    assert {len(sam.turns(4, generator(0, step, "turns"))) for step in TURNS} == {0, 1, 2, 3}
+    assert {len(conversation.turns(4, generator(0, step, "turns"))) for step in TURNS} == {0, 1, 2, 3}
 
 
 def test_conversations_become_longer():
@@ -128,7 +143,7 @@ def test_conversations_become_longer():
 def test_half_masks_keep_what_is_small():
     Y = torch.zeros(3, 8, 8, dtype=torch.bool)
     Y[0, 2:6, 2:6], Y[1, 3, 3] = True, True
-    half = sam.halved(Y)
+    half = conversation.halved(Y)
     assert half[0].sum() == 4 and half[0, 1:3, 1:3].all()
     assert half[1].sum() == 1 and half[1, 1, 1] and not half[2].any()
 
