@@ -14,7 +14,7 @@ any of the masks that hold it; an expected IoU is taught with whatever comes nea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,9 +24,6 @@ from torch.nn.functional import avg_pool2d, interpolate
 from ptheta.data.order import generator
 from ptheta.sam import clicks, losses
 from ptheta.sam.model import SAM
-
-if TYPE_CHECKING:
-    from ptheta.sam.sam import Config
 
 
 def turns(most: float, g: torch.Generator) -> list[Literal["point", "none"]]:
@@ -44,11 +41,14 @@ def turns(most: float, g: torch.Generator) -> list[Literal["point", "none"]]:
 class Conversation(nn.Module):
     """Eq. (2) for a batch: what is trained."""
 
-    def __init__(self, model: SAM, config: Config, seed: int, steps: int):
+    def __init__(
+        self, model: SAM, seed: int, steps: int, interactions: int, continued: int, focal: float, drop_path: float
+    ):
         super().__init__()
-        self.model, self.config, self.seed, self.steps = model, config, seed, steps
+        self.model, self.seed, self.steps = model, seed, steps
+        self.interactions, self.continued, self.focal = interactions, continued, focal
         depth = len(model.image_encoder.blocks)
-        self.dropped = [config.drop_path * i / max(1, depth - 1) for i in range(depth)]
+        self.dropped = [drop_path * i / max(1, depth - 1) for i in range(depth)]
 
     def kept(self, step: int, rows: list[int]) -> Float[Tensor, "depth 2 b"] | None:
         """By what the halves of blocks are multiplied: 0, or 1 / (1 − p). rows: The pictures' places in the batch of
@@ -69,14 +69,14 @@ class Conversation(nn.Module):
         drawn = [generator(self.seed, step, f"clicks of {row}", x.device) for row in rows]
         truth = halved(Y.flatten(0, 1))
         at, labels = self.first(Y, drawn)
-        most = 1 + (self.config.interactions - 1) * min(1.0, step / max(1, self.steps))
+        most = 1 + (self.interactions - 1) * min(1.0, step / max(1, self.steps))
         added = turns(most, generator(self.seed, step, "turns"))
         gamma, m = model.prompt_encoder.places(), z
         logits: Tensor | None = None
         total, count, first, last = z.new_zeros(()), 0, z.new_zeros(()), z.new_zeros(())
         for turn, what in enumerate(("first", *added)):
             if turn == 1 and logits is not None:  # the conversation goes on about some of the masks
-                on = torch.arange(b * p, device=x.device).view(b, p)[:, : self.config.continued].flatten()
+                on = torch.arange(b * p, device=x.device).view(b, p)[:, : self.continued].flatten()
                 at, labels, truth, m, logits = at[on], labels[on], truth[on], m[on], logits[on]
             if what == "point":
                 at, labels = self.more(m[:, 0], truth, at, labels, drawn)
@@ -84,7 +84,7 @@ class Conversation(nn.Module):
             answers, s = model.mask_decoder(z, gamma, tokens, model.prompt_encoder.map(logits), several=what == "first")
             m = interpolate(answers.float(), truth.shape[1:], mode="bilinear", align_corners=False)
             of = nearest(m, truth, holding(Y, at, labels)) if turn == 0 else None
-            mask_loss, iou_loss = losses.loss(m, s.float(), truth.float(), self.config.focal, of)
+            mask_loss, iou_loss = losses.loss(m, s.float(), truth.float(), self.focal, of)
             total, count = total + (mask_loss + iou_loss).sum(), count + len(s)
             if turn == 0:
                 first = losses.iou(m, truth.float()).amax(1)

@@ -152,7 +152,8 @@ class Method:
         if config.learn == "lora":
             for i, block in enumerate(self.model.image_encoder.blocks):
                 low_rank.add(block.attn.qkv, config.rank, generator(seed, i, "low rank"))  # pyright: ignore
-        self.trained = hardware.prepare(Conversation(self.model, config, seed, steps))
+        talk = config.interactions, config.continued, config.focal, config.drop_path
+        self.trained = hardware.prepare(Conversation(self.model, seed, steps, *talk))
         self.optimizer = Muon(self.groups(), betas=BETAS, fused=True)
         self.step = 0
 

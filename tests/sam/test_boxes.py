@@ -26,7 +26,7 @@ def test_overlaps(a, b):
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(BOX, st.integers(0, 5)), max_size=12), st.floats(0, 1))
+@given(st.lists(st.tuples(BOX, st.integers(0, 5)), max_size=12), st.floats(0, 1, width=32))
 def test_suppression_is_the_greedy_loop(scored, threshold):
     kept = []
     for i in sorted(range(len(scored)), key=lambda i: -scored[i][1]):
