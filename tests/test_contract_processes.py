@@ -20,9 +20,11 @@ CASES = {  # (method, settings besides)
     **{name: (name, {} if name in DENSITIES else {"learning_rate": 0.001}) for name in METHODS if name not in CONTROL},
     "deeplab": ("deeplab", {"learning_rate": 0.0001}),  # of its gradient, see segmentation/test_two_processes.py
     "made-dropout": ("made", {"dropout": 0.3}),
+    # Of one turn: where a pixel of an answer is another, so are the clicks of all that follow, and what they teach.
+    "sam": ("sam", {"learning_rate": 0.001, "interactions": 1}),
 }
 COUNTED = ("knn", "accuracy", "pa", "mpa", "miou", "fwiou", "dice", "kappa", "iou_correlation", "miou_1", "miou_1_told",
-           "miou_3", "miou_5", "miou_box")  # fmt: skip
+           "miou_3", "miou_5", "miou_box", "first_iou", "last_iou")  # fmt: skip
 STEPS = 10
 
 BOTH = """
