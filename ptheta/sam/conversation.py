@@ -75,7 +75,8 @@ class Conversation(nn.Module):
         logits: Tensor | None = None
         total, count, first, last = z.new_zeros(()), 0, z.new_zeros(()), z.new_zeros(())
         for turn, what in enumerate(("first", *added)):
-            if turn == 1 and logits is not None:  # the conversation goes on about some of the masks
+            if turn == 1:  # the conversation goes on about some of the masks
+                assert logits is not None
                 on = torch.arange(b * p, device=x.device).view(b, p)[:, : self.continued].flatten()
                 at, labels, truth, m, logits = at[on], labels[on], truth[on], m[on], logits[on]
             if what == "point":

@@ -206,7 +206,7 @@ class Method:
         return x.to(self.hardware.device), Y.to(self.hardware.device)
 
     def update(self, batch: Any) -> dict[str, Tensor]:
-        """One step of AdamW on eq. (2)."""
+        """One step of Muon on eq. (2)."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["scale"] * self.learning_rate(self.step)
         self.trained.train()
