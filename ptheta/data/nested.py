@@ -7,7 +7,7 @@ is behind, and a mask is what is seen:
 
     mask of a thing = its outline ∩ the mask of what it is a part of ∖ all that is drawn after it but its parts  (1)
 
-so that a whole's mask holds its parts'. Things of which less than half is seen, or fewer pixels than a 2,500th of the
+so that a whole's mask holds its parts'. Things of which less than half is seen, or fewer pixels than a thousandth of the
 picture, have none. A whole has a colour with a name, so that it can be asked for in words: "a red disc".
 """
 
@@ -20,9 +20,9 @@ import numpy as np
 from ptheta.data.scenes import KINDS, SPLITS, apart, outline, smooth, texture
 from ptheta.engine.errors import UsageError
 
-WHOLES, SEEN, LEAST = ("disc", "square", "triangle"), 0.5, 1 / 2500
-THINGS, PARTS, SUBPARTS = (3, 7), (1, 3), (0, 2)  # fewest and most
-SIZES, WITHIN = (0.09, 0.24), (0.26, 0.46)  # of wholes, of the side; of what is inside, of what it is in
+WHOLES, SEEN, LEAST = ("disc", "square", "triangle"), 0.5, 1 / 1000
+THINGS, PARTS, SUBPARTS = (2, 5), (1, 3), (0, 2)  # fewest and most
+SIZES, WITHIN = (0.14, 0.3), (0.32, 0.5)  # of wholes, of the side; of what is inside, of what it is in
 COLOURS = {
     "red": (0.85, 0.15, 0.15), "green": (0.2, 0.65, 0.2), "blue": (0.15, 0.3, 0.85), "yellow": (0.92, 0.85, 0.15),
     "orange": (0.95, 0.55, 0.1), "purple": (0.55, 0.2, 0.7), "white": (0.93, 0.93, 0.93), "black": (0.08, 0.08, 0.08),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from ptheta.data.order import generator
-from ptheta.sam import clicks, losses
+from ptheta.sam import clicks, losses, matching
 from ptheta.sam.model import SAM
 
 
@@ -81,14 +81,19 @@ class Conversation(nn.Module):
                 at, labels, truth, m, logits = at[on], labels[on], truth[on], m[on], logits[on]
             if what == "point":
                 at, labels = self.more(m[:, 0], truth, at, labels, drawn)
-            tokens = model.prompt_encoder.points(at, labels, z)
-            answers, s = model.mask_decoder(z, gamma, tokens, model.prompt_encoder.map(logits), several=what == "first")
+            tokens, dense = (
+                model.prompt_encoder.points(at, labels, z),
+                model.prompt_encoder.map(logits, (at, labels), z),
+            )
+            answers, s = model.mask_decoder(z, gamma, tokens, dense, several=what == "first")
             m = interpolate(answers.float(), truth.shape[1:], mode="bilinear", align_corners=False)
-            of = nearest(m, truth, holding(Y, at, labels)) if turn == 0 else None
-            mask_loss, iou_loss = losses.loss(m, s.float(), truth.float(), self.focal, of)
-            total, count = total + (mask_loss + iou_loss).sum(), count + len(s)
             if turn == 0:
+                may = holding(Y, at, labels)
+                mask_loss, of = matching.loss(m, truth.unflatten(0, (b, p)), may, self.focal), nearest(m, truth, may)
                 first = losses.iou(m, truth.float()).amax(1)
+            else:
+                mask_loss, of = losses.mask_loss(m[:, 0], truth.float(), self.focal), losses.iou(m, truth.float())
+            total, count = total + (mask_loss + losses.iou_loss(s.float(), of)).sum(), count + len(s)
             chosen = torch.arange(len(s), device=x.device), s.argmax(1)
             m, logits = m.detach()[chosen][:, None], answers.detach()[chosen][:, None].float()
             last = losses.iou(m, truth.float())

@@ -10,9 +10,10 @@ With p = σ(m) at each of n pixels, y the truth, and p_y = p where y = 1, else 1
 
     dice = 1 − \frac{2 \sum p y + 1}{\sum p^2 + \sum y + 1}                                                      (2)
 
-    L = λ · focal + dice,    λ = 20;    of several masks for one prompt the least of theirs                      (3)
+    L = λ · focal + dice,    λ = 20                                                                              (3)
 
-so that each of the three learns to be one of the answers; and the expected IoU s is told from what came out,
+of several masks for one prompt by `matching`, so that each of the three learns to be one of the answers; and the
+expected IoU s is told from what came out,
 
     L_s = ( s − \max_{Y'} |M ∩ Y'| / |M ∪ Y'| )²,        M = {m > 0}                                             (4)
 
@@ -24,9 +25,10 @@ sum where masks are small, and from scratch nothing is learned for hundreds of u
 
 | symbol | shape | here |
 |---|---|---|
-| m | (b, k, h, w) | logits of k masks for each of b prompts |
+| m | (b, h, w); (b, k, h, w) | logits of a mask; of k masks for each of b prompts |
 | y | (b, h, w) | 0 or 1 |
-| focal, dice, L, IoU | (b, k) | |
+| focal, dice, L | (b,) | |
+| s, IoU | (b, k) | |
 """
 
 from __future__ import annotations
@@ -39,18 +41,22 @@ from torch.nn.functional import logsigmoid
 ALPHA, GAMMA = 0.25, 2.0
 
 
-def focal(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor, "b k"]:
+def focal(m: Float[Tensor, "b h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
     """Eq. (1)."""
-    y = y[:, None].to(m.dtype)
     signed = m * (2 * y - 1)  # log p_y = log σ(± m)
     weight = (1 - ALPHA + (2 * ALPHA - 1) * y) * torch.sigmoid(-signed) ** GAMMA
-    return -(weight * logsigmoid(signed)).mean((2, 3))
+    return -(weight * logsigmoid(signed)).mean((1, 2))
 
 
-def dice(m: Float[Tensor, "b k h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor, "b k"]:
+def dice(m: Float[Tensor, "b h w"], y: Float[Tensor, "b h w"]) -> Float[Tensor, " b"]:
     """Eq. (2)."""
-    p, y = m.sigmoid(), y[:, None].to(m.dtype)
-    return 1 - (2 * (p * y).sum((2, 3)) + 1) / (p.square().sum((2, 3)) + y.sum((2, 3)) + 1)
+    p = m.sigmoid()
+    return 1 - (2 * (p * y).sum((1, 2)) + 1) / (p.square().sum((1, 2)) + y.sum((1, 2)) + 1)
+
+
+def mask_loss(m: Float[Tensor, "b h w"], y: Float[Tensor, "b h w"], weight: float = 20.0) -> Float[Tensor, " b"]:
+    """Eq. (3)."""
+    return weight * focal(m, y) + dice(m, y)
 
 
 @torch.no_grad()
@@ -69,15 +75,6 @@ def ious(m: Float[Tensor, "*b n h w"], y: Float[Tensor, "*b a h w"]) -> Float[Te
     return both / (M.sum(-1)[..., None] + Y.sum(-1)[..., None, :] - both).clamp(min=1)
 
 
-def loss(
-    m: Float[Tensor, "b k h w"], s: Float[Tensor, "b k"], y: Float[Tensor, "b h w"], weight: float = 20.0,
-    of: Float[Tensor, "b k"] | None = None,
-) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:  # fmt: skip
-    """Eq. (3) of the best mask of each prompt, and the mean of eq. (4) over all of its masks. of: The IoUs that s is to
-    be, if not those with y."""
-    off = (s - (iou(m, y) if of is None else of).to(s.dtype)).square()
-    if m.shape[1] > 1:  # of the others there is no gradient
-        with torch.no_grad():
-            best = (weight * focal(m, y) + dice(m, y)).argmin(1)
-        m = m[torch.arange(len(m), device=m.device), best][:, None]
-    return (weight * focal(m, y) + dice(m, y))[:, 0], off.mean(1)
+def iou_loss(s: Float[Tensor, "b k"], of: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
+    """Eq. (4), its mean over the answers to a prompt."""
+    return (s - of).square().mean(1)

@@ -24,6 +24,7 @@ patches there are convolutions for what is smaller (`fine`): the map has a place
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -166,8 +167,9 @@ class SAM(Pretrained):
         """Logits of masks, and what their IoUs will be. All prompts in pixels of the frame; b of
         each that is given: points (b, n, 2) with labels (b, n), boxes (b, 4), masks (b, 1, side, side)."""
         prompts = self.prompt_encoder
-        tokens, dense = prompts.tokens(points, labels, boxes, image), prompts.map(masks)
-        return self.mask_decoder(image, prompts.places(), tokens, dense, several)
+        prompt = prompts.joined(points, labels, boxes)
+        tokens = None if prompt is None else prompts.points(*prompt, image)
+        return self.mask_decoder(image, prompts.places(), tokens, prompts.map(masks, prompt, image), several)
 
     def looked(
         self, image: Float[Tensor, "1 c h w"], points: Float[Tensor, "b n 2"], labels: Tensor
@@ -175,8 +177,9 @@ class SAM(Pretrained):
         """What the decoder needs for masks of points (`MaskDecoder.masks`), and their expected IoUs: for when the masks
         of most prompts are not wanted."""
         prompts = self.prompt_encoder
+        prompt: Any = prompts.joined(points, labels, None)
         t, z = self.mask_decoder.looked(
-            image, prompts.places(), prompts.tokens(points, labels, None, image), prompts.map(None)
+            image, prompts.places(), prompts.points(*prompt, image), prompts.map(None, prompt, image)
         )
         return t, z, self.mask_decoder.ious(t)
 

@@ -23,7 +23,8 @@ In `tiny` and `small` a point also says what is there: with z, g_4 and g_2 of `f
 where the published models leave it to attention to look.
 
 A mask, the logits of an earlier answer at four times the map's side, goes through three convolutions to a map
-that is added to the picture's; without one a learned vector is added everywhere.
+that is added to the picture's; without one a learned vector is added everywhere. To that `tiny` and `small` add where
+points and box are (`marks`).
 
 | symbol | shape | here |
 |---|---|---|
@@ -42,6 +43,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ptheta.sam.image_encoder import LayerNorm2d
+from ptheta.sam.marks import Marks
+
+Prompt = tuple[Tensor, Tensor]
+"""Points (b, n, 2) with their labels (b, n), the corners of boxes among them."""
 
 
 class Fourier(nn.Module):
@@ -68,7 +73,7 @@ class Fourier(nn.Module):
 
 class PromptEncoder(nn.Module):
     """channels: Of tokens and map. size: Side of the pictures. side: Of the picture's map. fine: Whether points are
-    told by eq. (3)."""
+    told by eq. (3), and their places by `marks`."""
 
     def __init__(self, channels: int, size: int, side: int, fine: bool = False):
         super().__init__()
@@ -81,6 +86,7 @@ class PromptEncoder(nn.Module):
             nn.Conv2d(16, channels, 1),
         )  # fmt: skip
         self.seen = nn.Linear(channels + channels // 4 + channels // 8, channels) if fine else None
+        self.marks = Marks(channels, size) if fine else None
 
     def learned(self) -> Float[Tensor, "5 c"]:
         """e_{−1} to e_3."""
@@ -95,25 +101,32 @@ class PromptEncoder(nn.Module):
             gamma = gamma + self.seen(there(image, (at + 0.5) / self.size))
         return torch.where(labels[..., None] < 0, 0.0, gamma) + self.learned()[labels + 1]
 
-    def tokens(
-        self, points: Float[Tensor, "b n 2"] | None, labels: Int[Tensor, "b n"] | None,
-        boxes: Float[Tensor, "b 4"] | None, image: Float[Tensor, "i c h w"],
-    ) -> Float[Tensor, "b n c"] | None:  # fmt: skip
-        """Of points with their labels, then of boxes; None of neither."""
-        found = []
+    def joined(
+        self,
+        points: Float[Tensor, "b n 2"] | None,
+        labels: Int[Tensor, "b n"] | None,
+        boxes: Float[Tensor, "b 4"] | None,
+    ) -> Prompt | None:
+        """Points with their labels, then boxes; None of neither."""
+        at, of = [], []
         if points is not None and labels is not None:
+            at, of = [points], [labels]
             if boxes is None:
-                points = torch.cat([points, torch.zeros_like(points[:, :1])], 1)
-                labels = torch.cat([labels, torch.full_like(labels[:, :1], -1)], 1)
-            found.append(self.points(points, labels, image))
+                at.append(torch.zeros_like(points[:, :1]))
+                of.append(torch.full_like(labels[:, :1], -1))
         if boxes is not None:
-            corners = torch.tensor([2, 3], device=boxes.device).expand(len(boxes), 2)
-            found.append(self.points(boxes.view(-1, 2, 2), corners, image))
-        return torch.cat(found, 1) if found else None
+            at.append(boxes.view(-1, 2, 2))
+            of.append(torch.tensor([2, 3], device=boxes.device).expand(len(boxes), 2))
+        return (torch.cat(at, 1), torch.cat(of, 1)) if at else None
 
-    def map(self, masks: Float[Tensor, "b 1 H W"] | None) -> Float[Tensor, "b c h w"]:
-        """Of masks; without them (1, c, 1, 1)."""
-        return self.no_mask_embed.weight[..., None, None] if masks is None else self.mask_downscaling(masks)
+    def map(
+        self, masks: Float[Tensor, "b 1 H W"] | None, prompt: Prompt | None, image: Float[Tensor, "i e h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Of masks, and of where a prompt is; without the latter and without masks (1, c, 1, 1)."""
+        dense = self.no_mask_embed.weight[..., None, None] if masks is None else self.mask_downscaling(masks)
+        if self.marks is None or prompt is None:
+            return dense
+        return dense + self.marks(*prompt, image[:, : dense.shape[1]])
 
     def places(self) -> Float[Tensor, "h w c"]:
         """γ of the cells of the picture's map."""

@@ -50,8 +50,10 @@ def test_masks_are_those_of_maps_of_full_size(tiny):
     torch.testing.assert_close(image[:, :128], z8, rtol=1e-4, atol=1e-4)
     points, labels = torch.tensor([[[40.0, 70.0]], [[9.0, 150.0]]]), torch.ones(2, 1, dtype=torch.long)
     m, _ = tiny.decode(image, points, labels)
-    tokens = tiny.prompt_encoder.tokens(points, labels, None, image)
-    t, z = decoder.looked(image, tiny.prompt_encoder.places(), tokens, tiny.prompt_encoder.map(None))
+    prompts = tiny.prompt_encoder
+    prompt = prompts.joined(points, labels, None)
+    dense = prompts.map(None, prompt, image)
+    t, z = decoder.looked(image, prompts.places(), prompts.points(*prompt, image), dense)
     up1, norm, _, up2, _ = decoder.output_upscaling
     u = channels_normed(up1(z.transpose(1, 2).reshape(2, 128, 20, 20)) + g4, norm)
     U = relu(up2(gelu(u)) + g2)

@@ -14,6 +14,8 @@ from ptheta.engine.hardware import detect
 from ptheta.sam import checkpoint, clicks, conversation, losses, sam
 from ptheta.sam.model import SAM
 
+from .test_matching import by_hand as matched_by_hand
+
 DATA = instances.load(masked(), size=64)
 TURNS = (0, 2, 6, 24)  # steps with one, two, three and four turns of at most four
 
@@ -84,17 +86,21 @@ def by_hand(model: SAM, x, Y, step, seed, interactions, continued):
                     talk["at"].append(((point + 0.5) * 2 - 0.5).tolist())
                     talk["labels"].append(label)
             m = []
-            for talk, of in zip(talks, truth):
+            for own, (talk, of) in enumerate(zip(talks, truth)):
                 points = torch.tensor([talk["at"]]) if talk["at"] else None
                 labels = torch.tensor([talk["labels"]]) if talk["at"] else None
                 logits, s = model.decode(z, points, labels, talk["box"], talk["logits"], several=what == "first")
-                may = [y for whole, y in zip(masks, halves) if what == "first" and talk["at"] and whole[click(talk)]]
+                holds = [what == "first" and talk["at"] and bool(whole[click(talk)]) for whole in masks]
+                may = [y for y, is_in in zip(halves, holds) if is_in]
                 near = [
                     max(losses.iou(logits[:, k : k + 1], y[None].float()).item() for y in [of, *may])
                     for k in range(s.shape[1])
                 ]
-                of_mask, of_iou = losses.loss(logits, s, of[None].float(), 5.0, torch.tensor([near]))
-                total, count = total + of_mask.sum() + of_iou.sum(), count + 1
+                if what == "first":
+                    of_mask, _ = matched_by_hand(logits[0], halves, own, holds, 5.0)
+                else:
+                    of_mask = losses.mask_loss(logits[:, 0], of[None].float(), 5.0)[0]
+                total, count = total + of_mask + (s - torch.tensor([near])).square().mean(), count + 1
                 best = int(s.argmax())
                 m.append(logits[0, best].detach())
                 talk["logits"] = logits[:, best : best + 1].detach()
