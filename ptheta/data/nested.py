@@ -7,8 +7,8 @@ is behind, and a mask is what is seen:
 
     mask of a thing = its outline ∩ the mask of what it is a part of ∖ all that is drawn after it but its parts  (1)
 
-so that a whole's mask holds its parts'. Things of which less than half is seen, or fewer pixels than a thousandth of the
-picture, have none. A whole has a colour with a name, so that it can be asked for in words: "a red disc".
+so that a whole's mask holds its parts'. Things of which less than half is seen, or fewer pixels than a thousandth of
+the picture, have none. A whole has a colour with a name, so that it can be asked for in words: "a red disc".
 """
 
 from __future__ import annotations
