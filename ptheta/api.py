@@ -105,6 +105,8 @@ def opened(name: str, data: Any, options: Options, given: dict[str, Any], comman
         raise InputError(
             f"{out} was trained on other data ({run.about['data']['spec']}); resume it on the same, or start anew."
         )
+    if words := getattr(config, "words", ""):
+        observations = observations.spoken(load(words))
     learner = module.Method(config, observations, options.seed, hardware, options.steps or module.Method.steps)
     if options.init and not (run and any(checkpoint.steps(run.checkpoints))):
         learner.start_from(load(options.init))

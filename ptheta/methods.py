@@ -80,6 +80,6 @@ COMMANDS: dict[str, str] = {
     "dilation": "ptheta.segmentation.dilation",
     "score": "ptheta.segmentation.score",
     "gridworld": "ptheta.control.gridworld",
-    "segment": "ptheta.sam.segment",
+    "segment": "ptheta.segment",
     "export": "ptheta.sam.export",
 }

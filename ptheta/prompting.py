@@ -9,6 +9,7 @@ import json as json_module
 import math
 from typing import Any
 
+from ptheta import api
 from ptheta.engine.errors import UsageError
 from ptheta.engine.fit import flat
 from ptheta.engine.progress import Progress
@@ -17,6 +18,7 @@ from ptheta.use import Source, open_source
 TITLES = {
     "miou_1": "1 click, best of three", "miou_1_told": "1 click, the one it expects most of", "miou_3": "3 clicks",
     "miou_5": "5 clicks", "miou_box": "a box", "iou_correlation": "expected and true IoU, correlation",
+    "miou_words": "a name",
     "ar_1000": "AR@1000", "ar_1000_small": "AR@1000, small", "ar_1000_medium": "AR@1000, medium",
     "ar_1000_large": "AR@1000, large", "ods": "edges, F of one threshold", "ois": "edges, F of a threshold a picture",
 }  # fmt: skip
@@ -24,7 +26,7 @@ TITLES = {
 
 def evaluate(
     run: Source, data: str | None = None, split: str | None = None, limit: int | None = None, proposals: bool = False,
-    edges: bool = False, json: bool = False,
+    edges: bool = False, words: str | None = None, json: bool = False,
 ) -> None:  # fmt: skip
     """Measure answers to clicks and boxes: mean IoU with the masks of pictures.
 
@@ -35,6 +37,7 @@ def evaluate(
         limit: Use only so many pictures.
         proposals: Also the average recall of 1,000 masks without a prompt (AR@1000).
         edges: Also edges, made of masks without a prompt, against the borders of what people drew (ODS).
+        words: A run of clip: also masks for names, of a model that learned with it.
         json: Print one JSON object.
     """
     from ptheta.sam import evaluation
@@ -47,7 +50,8 @@ def evaluate(
     for name in observations.splits if part == "all" else (part,):
         examples += observations.split(name)[:]
     examples = examples[:limit]
-    found: dict[str, Any] = dict(evaluation.figures(model, examples))
+    spoken = None if words is None else api.load(words)
+    found: dict[str, Any] = dict(evaluation.figures(model, examples, spoken))
     for wanted, name in ((proposals, "proposals"), (edges, "edges")):
         if wanted:
             with Progress(0, len(examples), "pictures", visible=True) as progress:

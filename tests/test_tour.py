@@ -23,7 +23,7 @@ def test_the_page_needs_nothing_from_outside(page):
 
 def test_the_page_shows_curve_samples_densities_and_completions(page):
     text = page.read_text()
-    assert text.count("<img") == 12 and text.count("data:image/gif") == 2
+    assert text.count("<img") == 14 and text.count("data:image/gif") == 2
     assert "−log p, nats" in text and "bits a pixel" in text
 
 
@@ -79,20 +79,37 @@ def test_the_pixel_that_is_asked_about_is_the_middle_of_the_largest_thing_found(
     assert '"ground"' in looked_at(net, x, torch.zeros_like(said))[0].axes[0].get_title(), "of one that finds nothing"
 
 
+def test_the_click_that_is_shown_is_the_one_that_may_mean_most():
+    import numpy as np
+
+    from ptheta.data import rle
+    from ptheta.data.instances import Example
+    from ptheta.tour.anything import most_nested
+
+    masks = np.zeros((3, 20, 20), bool)
+    masks[0, 2:17, 2:17], masks[1, 10:17, 10:17], masks[2, 0:2, 0:2] = True, True, True
+    one = Example("one", np.zeros((3, 20, 20), np.uint8), tuple(rle.encode(mask) for mask in masks), (0, 0, 0))
+    _, (x, y), held = most_nested([one])
+    assert (x, y) == (13, 13) and [int(mask.sum()) for mask in held] == [49, 225]
+
+
 def test_a_second_tour_keeps_the_run_of_the_first(page, monkeypatch):
     """Of its stops, the first is made; the others are told where to write, and do not."""
-    from ptheta.tour import control, density, segmentation
+    from ptheta.tour import anything, control, density, segmentation
 
     before = (page.parent / "made-digits-1" / "model" / "model.safetensors").read_bytes()
     told = []
-    for module, name in ((density, "digits_with_labels"), (segmentation, "scenes"), (control, "sections")):
+    stops = ((density, "digits_with_labels"), (segmentation, "scenes"), (anything, "things"), (control, "sections"))
+    for module, name in stops:
         monkeypatch.setattr(
             module, name, lambda *where, name=name: (told.extend(where[:-2]), [name] if name == "sections" else name)[1]
         )
     tour(page.parent, steps=20)
     assert (page.parent / "made-digits-2" / "config.json").exists()
     assert (page.parent / "made-digits-1" / "model" / "model.safetensors").read_bytes() == before
-    assert [path.name for path in told] == ["joint-digits-2", "context-scenes-2", "gridworld-2", "balance-2"]
+    assert [path.name for path in told] == [
+        "joint-digits-2", "context-scenes-2", "sam-scenes-2", "gridworld-2", "balance-2",
+    ]  # fmt: skip
     assert not any(path.exists() for path in told)
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Example:
     """Run lengths of n masks (h, w)."""
     annotator: tuple[int, ...]
     """Who drew each."""
+    names: tuple[str, ...] = ()
+    """What each is called, "" where it has no name; or nothing."""
 
     def mask(self, i: int) -> np.ndarray:
         """(h, w), bool."""
@@ -66,6 +68,8 @@ class InstanceData:
     origin: str
     _read: Mapping[str, Callable[[], Sequence[Example]]]
     parts: tuple[InstanceData, ...] = ()
+    words: Any = None
+    """A model of pictures and texts, as `clip`, for prompts in words."""
     _cache: dict[str, Sequence[Example]] = field(default_factory=dict, repr=False)
 
     @property
@@ -93,6 +97,12 @@ class InstanceData:
         if rows := [i for i, one in enumerate(examples) if one.masks]:
             return rows
         raise InputError(f"{self.name} has no mask in {name}; give pictures with masks.")
+
+    def spoken(self, model: Any) -> InstanceData:
+        """The same set with a model of words. Raises UsageError where it has no common space of pictures and texts."""
+        if not (hasattr(model, "image") and hasattr(model, "text")):
+            raise UsageError(f"a model of {model.name} has no words; give a run of clip (option --words).")
+        return replace(self, words=model.eval())
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) by which a run knows its data again: of all training pictures and masks that were read from
@@ -199,7 +209,8 @@ class Drawn(Sequence[Example]):
             while not len((scene := nested.scene(*self.about, number, self.size)).masks):
                 number += self.length  # where all is hidden, another one
             masks = tuple(rle.encode(mask) for mask in scene.masks)
-            self.known[at] = Example(f"{self.about[1]} {at}", scene.picture, masks, (0,) * len(masks))
+            names = tuple("" if level else name for name, level in zip(scene.names, scene.level))
+            self.known[at] = Example(f"{self.about[1]} {at}", scene.picture, masks, (0,) * len(masks), names)
         return self.known[at]
 
 

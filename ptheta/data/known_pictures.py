@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptheta.data import folders
+from ptheta.data import folders, things
 from ptheta.data.fetch import cache_folder, data_folder
 from ptheta.data.formats import read_idx
 from ptheta.data.known import IDX_COUNT, IDX_FILES, IDX_ORIGIN, IDX_VALID, idx_path, read_idx_labels
@@ -22,7 +22,7 @@ FOLDERS = {
     "camvid": "CamVid, frames of a drive (G. Brostow et al. 2009; SegNet's copy, CC BY-NC 4.0)",
     "bsds500": "BSDS500, photographs (D. Martin, P. Arbeláez et al., Berkeley; research use)",
 }
-NAMES = ("digits", *IDX_FILES, *FOLDERS)
+NAMES = ("digits", "things", *IDX_FILES, *FOLDERS)
 HELD_OUT = 10  # one in so many base emoji is for test, another for validation
 
 
@@ -30,6 +30,8 @@ def load(name: str, size: int, skip_unreadable: bool) -> PictureData | None:
     """The set of this name, None if there is none. InputError where it is not at hand."""
     if name == "digits":
         return _digits()
+    if name == "things":
+        return things.pictures(size)
     if name in IDX_FILES:
         return _idx(name)
     if name not in FOLDERS:

@@ -112,8 +112,8 @@ class PictureData:
 def load(spec: Any, *, size: int = 28, skip_unreadable: bool = False) -> PictureData:
     """The set of pictures that `spec` means.
 
-    `spec` is a name (`digits`, `mnist`, `fashion_mnist`, `emoji`, `camvid`, `bsds500`), a folder of pictures, a table
-    of captions (.csv, .jsonl), an array file (.npy, or .npz with `x` and perhaps `y`), an array (N, H, W) or
+    `spec` is a name (`digits`, `things`, `mnist`, `fashion_mnist`, `emoji`, `camvid`, `bsds500`), a folder of pictures,
+    a table of captions (.csv, .jsonl), an array file (.npy, or .npz with `x` and perhaps `y`), an array (N, H, W) or
     (N, H, W, C) of bytes or of floats in [0, 1], or a PictureData, which is given back.
 
     `size`, in pixels, is the side of the square to which pictures of a folder are cut and scaled. With

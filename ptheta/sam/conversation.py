@@ -3,7 +3,8 @@ r"""A conversation about masks, as it is held in training: prompts, answers, wha
 A. Kirillov et al., "Segment Anything", ICCV 2023 (appendix A, "training algorithm").
 
 Eqs. (1) and (2) of `sam`: a first prompt for each mask, then pixels of where answers are wrong. A first point may mean
-any of the masks that hold it; an expected IoU is taught with whatever comes nearest of these (`losses`, eq. (4)).
+any of the masks that hold it: these are taught together (`matching`), and an expected IoU with whatever comes nearest
+of them (`losses`, eq. (4)).
 
 | symbol | shape | here |
 |---|---|---|
@@ -61,14 +62,17 @@ class Conversation(nn.Module):
         return kept.to(self.model.mean)
 
     def forward(
-        self, x: Float[Tensor, "b 3 s s"], Y: Bool[Tensor, "b p s s"], step: int, rows: list[int]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. (2), and the IoU of the best first answer and of the last one."""
+        self, x: Float[Tensor, "b 3 s s"], Y: Bool[Tensor, "b p s s"], said: Float[Tensor, "b p e"], step: int,
+        rows: list[int],
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+        """Eq. (2), and the IoU of the best first answer and of the last one. said: What a model of pictures and texts
+        says of each mask, 0 where nothing; e = 0 without such a model."""
         model, (b, p) = self.model, Y.shape[:2]
         z = model.image_encoder(x, self.kept(step, rows))
         drawn = [generator(self.seed, step, f"clicks of {row}", x.device) for row in rows]
         truth = halved(Y.flatten(0, 1))
-        at, labels = self.first(Y, drawn)
+        at, labels = self.first(Y, said, drawn)
+        words = said.flatten(0, 1) if model.words else None
         most = 1 + (self.interactions - 1) * min(1.0, step / max(1, self.steps))
         added = turns(most, generator(self.seed, step, "turns"))
         gamma, m = model.prompt_encoder.places(), z
@@ -79,12 +83,11 @@ class Conversation(nn.Module):
                 assert logits is not None
                 on = torch.arange(b * p, device=x.device).view(b, p)[:, : self.continued].flatten()
                 at, labels, truth, m, logits = at[on], labels[on], truth[on], m[on], logits[on]
+                words = None if words is None else words[on]
             if what == "point":
                 at, labels = self.more(m[:, 0], truth, at, labels, drawn)
-            tokens, dense = (
-                model.prompt_encoder.points(at, labels, z),
-                model.prompt_encoder.map(logits, (at, labels), z),
-            )
+            prompt = at, labels, words
+            tokens, dense = model.prompt_encoder.tokens(*prompt, z), model.prompt_encoder.map(logits, prompt, z)
             answers, s = model.mask_decoder(z, gamma, tokens, dense, several=what == "first")
             m = interpolate(answers.float(), truth.shape[1:], mode="bilinear", align_corners=False)
             if turn == 0:
@@ -101,16 +104,20 @@ class Conversation(nn.Module):
         total = total + 0.0 * sum(p.sum() for p in self.parameters() if p.requires_grad)
         return total / count, {"first_iou": first.mean(), "last_iou": last.mean()}
 
-    def first(self, Y: Bool[Tensor, "b p s s"], drawn: list[torch.Generator]) -> tuple[Float[Tensor, "n 2 2"], Tensor]:
-        """Two tokens of each first prompt: a point and none, or the corners of a box."""
+    def first(
+        self, Y: Bool[Tensor, "b p s s"], said: Float[Tensor, "b p e"], drawn: list[torch.Generator]
+    ) -> tuple[Float[Tensor, "n 2 2"], Tensor]:
+        """Two tokens of each first prompt: a point and none, or the corners of a box, one as likely as the other; with
+        words as likely as these words and none, where something is said of the mask, else a point."""
         at, labels = [], []
-        for masks, g in zip(Y, drawn):
+        for masks, of, g in zip(Y, said, drawn):
             point, _ = clicks.anywhere(masks, g)
             corners = clicks.loose_box(masks, g).view(-1, 2, 2)
-            boxed = torch.rand(len(masks), generator=g, device=masks.device) < 0.5
+            u = torch.rand(len(masks), generator=g, device=masks.device)
+            boxed, spoken = u < (1 / 3 if self.model.words else 1 / 2), of.any(1) & (u >= 2 / 3)
             at.append(torch.where(boxed[:, None, None], corners, torch.stack([point, 0 * point], 1)))
-            kinds = torch.tensor([[1, -1], [2, 3]], device=masks.device)
-            labels.append(kinds[boxed.long()])
+            kinds = torch.tensor([[1, -1], [2, 3], [4, -1]], device=masks.device)
+            labels.append(kinds[boxed.long() + 2 * spoken])
         return torch.cat(at), torch.cat(labels)
 
     def more(

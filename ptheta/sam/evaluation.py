@@ -16,7 +16,10 @@ first click and Y' any of its truths: Y, and of each other person who drew this 
 
     iou_correlation = \operatorname{corr}(s_k, \max_{Y''} IoU(m_k, Y''))    over all first answers                   (5)
 
-with Y'' any mask that holds the click: an answer may be good that was not meant.
+with Y'' any mask that holds the click: an answer may be good that was not meant. Where masks have names and the model
+is asked in words, each name in a picture is one question, and
+
+    miou_words = \operatorname{mean} \max_{Y'} IoU(m_{k^*}, Y')    with Y' the masks of that name                 (6)
 
 Masks of less than a thousandth of the picture are not asked for, and at most `ASKED` of a picture, drawn once for all.
 Standard errors are by leaving out one picture at a time (the jackknife), as masks of one picture are not independent.
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -113,18 +116,42 @@ def overlap(m: Bool[Tensor, "*n h w"], y: Bool[Tensor, "*n h w"]) -> Float[Tenso
     return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
 
 
-def figures(model: SAM, examples: Sequence[Example]) -> dict[str, Estimate]:
-    """Eqs. (1) to (5). Raises InputError where there is no mask to ask for."""
+@torch.no_grad()
+def called(model: SAM, example: Example, words: Any) -> Float[Tensor, " n"]:
+    """IoUs of eq. (6), one for each name."""
+    (h, w), device = example.picture.shape[1:], model.mean.device
+    of: dict[str, list[int]] = {}
+    for i in asked(example):
+        if example.names and example.names[i]:
+            of.setdefault(example.names[i], []).append(i)
+    if not of:
+        return torch.zeros(0)
+    z = model.embed_image(model.framed(torch.from_numpy(example.picture).to(device))[None])
+    answers, s = model.decode(z, words=words.text(list(of)).to(device))
+    masks = within(model, answers, h, w)[torch.arange(len(of), device=device), s.argmax(1)]
+    found = []
+    for mask, rows in zip(masks, of.values()):
+        truth = torch.stack([torch.from_numpy(example.mask(i).copy()) for i in rows]).to(device)
+        found.append(overlap(mask, truth).max())
+    return torch.stack(found).cpu()
+
+
+def figures(model: SAM, examples: Sequence[Example], words: Any = None) -> dict[str, Estimate]:
+    """Eqs. (1) to (5); with a model of pictures and texts also (6), where there are names. Raises InputError where
+    there is no mask to ask for."""
     training = model.training
     model.eval()
     try:
         told = [converse(model, one, rows) for one in examples if (rows := asked(one))]
+        named = [called(model, one, words) for one in examples] if words is not None and model.words else []
     finally:
         model.train(training)
+    named = [one for one in named if len(one)]
     if not told:
         raise InputError("there is no mask of a thousandth of its picture or more in this split.")
     firsts, nearest, expected, ious, boxed = zip(*told)
     chosen = [a.gather(1, s.argmax(1, keepdim=True))[:, 0] for a, s in zip(firsts, expected)]
+    spoken = {"miou_words": jackknifed(named, torch.mean)} if named else {}
     return {
         "miou_1": jackknifed([a.amax(1) for a in firsts], torch.mean),
         "miou_1_told": jackknifed(chosen, torch.mean),
@@ -133,6 +160,7 @@ def figures(model: SAM, examples: Sequence[Example]) -> dict[str, Estimate]:
         "miou_box": jackknifed(boxed, torch.mean),
         "iou_correlation": jackknifed([torch.stack([a.flatten(), s.flatten()], 1) for a, s in zip(nearest, expected)],
                                       lambda pairs: torch.corrcoef(pairs.T)[0, 1].nan_to_num()),
+        **spoken,
     }  # fmt: skip
 
 

@@ -12,12 +12,18 @@ with \bar x the picture's mean and g a pixel's grey. Masks of which too little i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from ptheta.data.instances import Example
+from ptheta.data.things import WIDER, crop
 
 LEAST = 16  # pixels of a mask that can be asked for
+SPOKEN = 12  # and of its box's longer side, where it can be asked for in words
 
 
 @dataclass(frozen=True)
@@ -101,3 +107,18 @@ def coloured(x: np.ndarray, a: float, r: np.random.Generator) -> np.ndarray:
     y = b * (y.mean() + c * (y - y.mean()))
     grey = y.mean(0, keepdims=True)
     return (grey + t * (y - grey)).clip(0, 255).astype(np.uint8)
+
+
+def length(words: Any) -> int:
+    """Of what a model of pictures and texts says; 0 without one."""
+    return 0 if words is None else words.text([""]).shape[1]
+
+
+def said(words: Any, x: np.ndarray, masks: np.ndarray, r: np.random.Generator) -> Float[Tensor, "p e"]:
+    """What such a model says of crops of a picture (3, h, w) around its masks (p, h, w); 0 of small ones."""
+    large = [i for i, mask in enumerate(masks) if max(np.ptp(axis) for axis in np.nonzero(mask)) >= SPOKEN]
+    crops = [crop(x, masks[i], words.shape[1], float(r.choice(WIDER))) for i in large]
+    of_large = words.image(torch.from_numpy(np.stack(crops))) if large else torch.zeros(0, length(words))
+    found = torch.zeros(len(masks), of_large.shape[1])
+    found[large] = of_large.cpu()
+    return found

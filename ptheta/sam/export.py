@@ -52,10 +52,10 @@ class PromptDecoder(nn.Module):
         self, image: Tensor, points: Tensor, labels: Tensor, mask: Tensor, has_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         prompts, decoder = self.model.prompt_encoder, self.model.mask_decoder
-        prompt = points, labels
+        prompt = points, labels, None
         without, of_mask = prompts.map(None, prompt, image), prompts.map(mask, prompt, image)
         dense = torch.where(has_mask[:, None, None, None] > 0, of_mask, without)
-        t, z = decoder.looked(image, prompts.places(), prompts.points(points, labels, image), dense)
+        t, z = decoder.looked(image, prompts.places(), prompts.tokens(*prompt, image), dense)
         return decoder.masks(t, z, image, slice(0, MASKS)), decoder.ious(t)
 
 

@@ -14,8 +14,8 @@ which above 0 is within the mask.
 | vit_b | 768 | 12 | 12 | 2, 5, 8, 11 | 14 | 1024 | 93,735,472 |
 | vit_l | 1024 | 24 | 16 | 5, 11, 17, 23 | 14 | 1024 | 312,342,832 |
 | vit_h | 1280 | 32 | 16 | 7, 15, 23, 31 | 14 | 1024 | 641,090,608 |
-| tiny | 128 | 6 | 4 | 1, 3, 5 | 8 | any multiple of 16 | 2,649,136 for 256 |
-| small | 192 | 8 | 3 | 1, 3, 5, 7 | 8 | any multiple of 16 | 6,627,808 for 256 |
+| tiny | 128 | 6 | 4 | 1, 3, 5 | 8 | any multiple of 16 | 2,668,848 for 256 |
+| small | 192 | 8 | 3 | 1, 3, 5, 7 | 8 | any multiple of 16 | 6,669,664 for 256 |
 
 `tiny` and `small` are ours, for training on a processor; their prompts have 128 and 192 channels, and beside their
 patches there are convolutions for what is smaller (`fine`): the map has a place for 8 pixels, answers one for two.
@@ -71,7 +71,8 @@ VARIANTS = {
 
 
 class SAM(Pretrained):
-    """Eq. (1). size: Side that pictures are scaled to, of tiny and small any multiple of 16.
+    """Eq. (1). size: Side that pictures are scaled to, of tiny and small any multiple of 16. words: Length of what a
+    model of pictures and texts says of words, 0 for a model that is not asked in words.
 
     Raises UsageError for an unknown variant or a size that it cannot have."""
 
@@ -79,7 +80,7 @@ class SAM(Pretrained):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, variant: str = "vit_b", size: int | None = None, seed: int = 0):
+    def __init__(self, variant: str = "vit_b", size: int | None = None, seed: int = 0, words: int = 0):
         super().__init__()
         if variant not in VARIANTS:
             raise unknown("variant", variant, list(VARIANTS))
@@ -88,7 +89,8 @@ class SAM(Pretrained):
         if size < PATCH or size % PATCH or (size != of.size and of.size == 1024):
             allowed = "1024" if of.size == 1024 else f"multiples of {PATCH}"
             raise UsageError(f"{variant} for pictures of {size} pixels is impossible; allowed: {allowed}.")
-        self.arguments = {"variant": variant, "size": size, "seed": seed}
+        self.arguments = {"variant": variant, "size": size, "seed": seed, **({"words": words} if words else {})}
+        self.words = words
         self.variant, self.size = variant, size
         self.side = 4 * (1 + of.fine) * (size // PATCH)  # of answers
         where = torch.get_default_device()
@@ -104,7 +106,7 @@ class SAM(Pretrained):
                 of.channels,
                 of.fine,
             )
-            self.prompt_encoder = PromptEncoder(of.channels, size, self.side // 4, of.fine)
+            self.prompt_encoder = PromptEncoder(of.channels, size, self.side // 4, of.fine, words)
             self.mask_decoder = MaskDecoder(of.channels, 8, of.hidden)
         self.to_empty(device=where)
         if where.type != "meta":
@@ -162,13 +164,13 @@ class SAM(Pretrained):
 
     def decode(
         self, image: Float[Tensor, "i c h w"], points: Tensor | None = None, labels: Tensor | None = None,
-        boxes: Tensor | None = None, masks: Tensor | None = None, several: bool = True,
+        boxes: Tensor | None = None, masks: Tensor | None = None, several: bool = True, words: Tensor | None = None,
     ) -> tuple[Float[Tensor, "b k H W"], Float[Tensor, "b k"]]:  # fmt: skip
-        """Logits of masks, and what their IoUs will be. All prompts in pixels of the frame; b of
-        each that is given: points (b, n, 2) with labels (b, n), boxes (b, 4), masks (b, 1, side, side)."""
+        """Logits of masks, and what their IoUs will be. All prompts in pixels of the frame; b of each that is given:
+        points (b, n, 2) with labels (b, n), boxes (b, 4), masks (b, 1, side, side), what is said of words (b, e)."""
         prompts = self.prompt_encoder
-        prompt = prompts.joined(points, labels, boxes)
-        tokens = None if prompt is None else prompts.points(*prompt, image)
+        prompt = prompts.joined(points, labels, boxes, words)
+        tokens = None if prompt is None else prompts.tokens(*prompt, image)
         return self.mask_decoder(image, prompts.places(), tokens, prompts.map(masks, prompt, image), several)
 
     def looked(
@@ -179,7 +181,7 @@ class SAM(Pretrained):
         prompts = self.prompt_encoder
         prompt: Any = prompts.joined(points, labels, None)
         t, z = self.mask_decoder.looked(
-            image, prompts.places(), prompts.points(*prompt, image), prompts.map(None, prompt, image)
+            image, prompts.places(), prompts.tokens(*prompt, image), prompts.map(None, prompt, image)
         )
         return t, z, self.mask_decoder.ious(t)
 

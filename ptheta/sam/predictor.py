@@ -110,31 +110,34 @@ class Predictor:
 
     @torch.no_grad()
     def predict(
-        self, points: Any = None, labels: Any = None, boxes: Any = None, masks: Any = None, several: bool = True
-    ) -> Any:
+        self, points: Any = None, labels: Any = None, boxes: Any = None, masks: Any = None, several: bool = True,
+        words: Any = None,
+    ) -> Any:  # fmt: skip
         """The Answer to one prompt, or to b of them for the same picture; of several pictures a list, where each
         argument is a list too, with None for what a picture has not.
 
         points: (n, 2), or (b, n, 2). labels: (n,), or (b, n): 1 inside, 0 outside. boxes: (4,), or (b, 4): left, top,
         right, bottom. masks: logits of an Answer, (1, h, w), or (b, 1, h, w). several: three masks, for prompts that
-        may mean several things, or one.
+        may mean several things, or one. words: (e,), or (b, e): what a model of pictures and texts says of them.
 
         Raises UsageError before a picture was set, InputError for prompts that are outside of it, empty, or do not fit
         each other."""
         if self.images is None:
             raise UsageError("there is no picture to ask about; call set_image first.")
         if self.one:
-            return self._asked(0, points, labels, boxes, masks, several)
-        given = [x if x is not None else [None] * len(self.sizes) for x in (points, labels, boxes, masks)]
+            return self._asked(0, points, labels, boxes, masks, words, several)
+        given = [x if x is not None else [None] * len(self.sizes) for x in (points, labels, boxes, masks, words)]
         if any(len(x) != len(self.sizes) for x in given):
             raise InputError(
                 f"prompts are for {', '.join(str(len(x)) for x in given)} pictures, and {len(self.sizes)} were set; "
                 "give lists with one entry a picture."
             )
-        return [self._asked(i, p, l, x, m, several) for i, (p, l, x, m) in enumerate(zip(*given))]
+        return [self._asked(i, *of_picture, several) for i, of_picture in enumerate(zip(*given))]
 
-    def _asked(self, i: int, points: Any, labels: Any, boxes: Any, masks: Any, several: bool) -> Answer:
-        prompt = checked(self.sizes[i], self.model.side, points, labels, boxes, masks)
+    def _asked(self, i: int, points: Any, labels: Any, boxes: Any, masks: Any, words: Any, several: bool) -> Answer:
+        if words is not None and not self.model.words:
+            raise UsageError("the model knows no words; train one with --words, or give points or a box.")
+        prompt = checked(self.sizes[i], self.model.side, points, labels, boxes, masks, words, self.model.words)
         alone = prompt.pop("alone")
         m, s = self.decoded(i, **prompt, several=several)
         full = self.model.enlarged(m, *self.sizes[i]) > 0
@@ -165,7 +168,14 @@ class Predictor:
             return self.model.mask_decoder.masks(t, z, self.images[:1], slice(1, MASKS)).float()
 
     def decoded(
-        self, i: int, points: Any = None, labels: Any = None, boxes: Any = None, masks: Any = None, several: bool = True
+        self,
+        i: int,
+        points: Any = None,
+        labels: Any = None,
+        boxes: Any = None,
+        masks: Any = None,
+        words: Any = None,
+        several: bool = True,
     ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k"]]:
         """Logits of masks, and expected IoUs, for prompts in pixels of picture i."""
         assert self.images is not None
@@ -175,21 +185,24 @@ class Predictor:
         label = None if labels is None else labels.to(device)
         mask = None if masks is None else masks.float().to(device)
         with self._precise():
-            m, s = self.model.decode(self.images[i : i + 1], at, label, box, mask, several)
+            said = None if words is None else words.float().to(device)
+            m, s = self.model.decode(self.images[i : i + 1], at, label, box, mask, several, said)
         return m.float(), s.float()
 
 
-def checked(size: tuple[int, int], side: int, points: Any, labels: Any, boxes: Any, masks: Any) -> dict[str, Any]:
+def checked(
+    size: tuple[int, int], side: int, points: Any, labels: Any, boxes: Any, masks: Any, words: Any = None, e: int = 0
+) -> dict[str, Any]:
     """A prompt's parts as tensors, each with b first, and whether it was one prompt alone.
 
     Raises InputError, see `Predictor.predict`."""
     h, w = size
     if (points is None) != (labels is None):
         raise InputError("points and labels belong together; give both, or neither.")
-    if points is None and boxes is None and masks is None:
-        raise InputError("the prompt is empty; give points with labels, boxes, or masks.")
+    if points is None and boxes is None and masks is None and words is None:
+        raise InputError("the prompt is empty; give points with labels, boxes, words, or masks.")
     ranks = {"points": (points, 2, (2,)), "labels": (labels, 1, ()), "boxes": (boxes, 1, (4,)),
-             "masks": (masks, 3, (1, side, side))}  # fmt: skip
+             "masks": (masks, 3, (1, side, side)), "words": (words, 1, (e,))}  # fmt: skip
     found: dict[str, Any] = {}
     alone: dict[str, bool] = {}
     for name, (x, rank, last) in ranks.items():
@@ -197,7 +210,8 @@ def checked(size: tuple[int, int], side: int, points: Any, labels: Any, boxes: A
             continue
         x = _tensor(name, x)
         if x.dim() not in (rank, rank + 1) or (last and tuple(x.shape[x.dim() - len(last) :]) != last):
-            shape = {"points": "(n, 2)", "labels": "(n,)", "boxes": "(4,)", "masks": f"(1, {side}, {side})"}[name]
+            shape = {"points": "(n, 2)", "labels": "(n,)", "boxes": "(4,)", "masks": f"(1, {side}, {side})",
+                     "words": f"({e},)"}[name]  # fmt: skip
             raise InputError(f"{name} have shape {tuple(x.shape)}; allowed: {shape}, or the same with b before it.")
         alone[name] = x.dim() == rank
         found[name] = x[None] if alone[name] else x

@@ -14,7 +14,9 @@ its corners; where there are points and no box, one more token says that no more
 
     token = γ((x + 1/2) / W, (y + 1/2) / H) + e_{label}                                                          (2)
 
-    labels: 0 background, 1 foreground, 2 and 3 a box's corners, −1 nothing (γ is left out)
+    labels: 0 background, 1 foreground, 2 and 3 a box's corners, −1 nothing (γ is left out), 4 words
+
+(of words W v in place of γ, with v what a model of pictures and texts says of them; D.5).
 
 In `tiny` and `small` a point also says what is there: with z, g_4 and g_2 of `fine` at its pixel,
 
@@ -45,8 +47,8 @@ from torch import Tensor, nn
 from ptheta.sam.image_encoder import LayerNorm2d
 from ptheta.sam.marks import Marks
 
-Prompt = tuple[Tensor, Tensor]
-"""Points (b, n, 2) with their labels (b, n), the corners of boxes among them."""
+Prompt = tuple[Tensor, Tensor, Tensor | None]
+"""Points (b, n, 2) with their labels (b, n), corners of boxes among them; what words say (b, e)."""
 
 
 class Fourier(nn.Module):
@@ -73,9 +75,9 @@ class Fourier(nn.Module):
 
 class PromptEncoder(nn.Module):
     """channels: Of tokens and map. size: Side of the pictures. side: Of the picture's map. fine: Whether points are
-    told by eq. (3), and their places by `marks`."""
+    told by eq. (3), and their places by `marks`. words: e, 0 where prompts are never words."""
 
-    def __init__(self, channels: int, size: int, side: int, fine: bool = False):
+    def __init__(self, channels: int, size: int, side: int, fine: bool = False, words: int = 0):
         super().__init__()
         self.size, self.side = size, side
         self.pe_layer = Fourier(channels // 2)
@@ -87,37 +89,45 @@ class PromptEncoder(nn.Module):
         )  # fmt: skip
         self.seen = nn.Linear(channels + channels // 4 + channels // 8, channels) if fine else None
         self.marks = Marks(channels, size) if fine else None
+        self.words = nn.Linear(words, channels) if words else None
+        self.words_embed = nn.Embedding(1, channels) if words else None
 
     def learned(self) -> Float[Tensor, "5 c"]:
-        """e_{−1} to e_3."""
-        return torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])  # pyright: ignore
+        """e_{−1} to e_3, with words to e_4."""
+        spoken = [] if self.words_embed is None else [self.words_embed]
+        every: list[nn.Embedding] = [self.not_a_point_embed, *self.point_embeddings, *spoken]  # pyright: ignore
+        return torch.cat([e.weight for e in every])
 
-    def points(
-        self, at: Float[Tensor, "b n 2"], labels: Int[Tensor, "b n"], image: Float[Tensor, "i c h w"]
-    ) -> Float[Tensor, "b n c"]:
+    def tokens(
+        self, at: Float[Tensor, "b n 2"], labels: Int[Tensor, "b n"], said: Float[Tensor, "b e"] | None,
+        image: Float[Tensor, "i c h w"],
+    ) -> Float[Tensor, "b n c"]:  # fmt: skip
         """Eq. (2) or (3). image: Maps of i pictures, of which each has b / i prompts that follow each other."""
         gamma = self.pe_layer((at + 0.5) / self.size)
         if self.seen is not None:
             gamma = gamma + self.seen(there(image, (at + 0.5) / self.size))
+        if self.words is not None and said is not None:
+            gamma = torch.where(labels[..., None] == 4, self.words(said)[:, None], gamma)
         return torch.where(labels[..., None] < 0, 0.0, gamma) + self.learned()[labels + 1]
 
     def joined(
-        self,
-        points: Float[Tensor, "b n 2"] | None,
-        labels: Int[Tensor, "b n"] | None,
-        boxes: Float[Tensor, "b 4"] | None,
-    ) -> Prompt | None:
-        """Points with their labels, then boxes; None of neither."""
+        self, points: Float[Tensor, "b n 2"] | None, labels: Int[Tensor, "b n"] | None,
+        boxes: Float[Tensor, "b 4"] | None, words: Float[Tensor, "b e"] | None = None,
+    ) -> Prompt | None:  # fmt: skip
+        """Points with their labels, then words, then boxes; None of none of these."""
         at, of = [], []
         if points is not None and labels is not None:
             at, of = [points], [labels]
-            if boxes is None:
-                at.append(torch.zeros_like(points[:, :1]))
-                of.append(torch.full_like(labels[:, :1], -1))
+        if words is not None:
+            at.append(words.new_zeros(len(words), 1, 2))
+            of.append(torch.full((len(words), 1), 4, device=words.device))
+        if at and boxes is None:
+            at.append(torch.zeros_like(at[0][:, :1]))
+            of.append(torch.full_like(of[0][:, :1], -1))
         if boxes is not None:
             at.append(boxes.view(-1, 2, 2))
             of.append(torch.tensor([2, 3], device=boxes.device).expand(len(boxes), 2))
-        return (torch.cat(at, 1), torch.cat(of, 1)) if at else None
+        return (torch.cat(at, 1), torch.cat(of, 1), words) if at else None
 
     def map(
         self, masks: Float[Tensor, "b 1 H W"] | None, prompt: Prompt | None, image: Float[Tensor, "i e h w"]
@@ -126,7 +136,7 @@ class PromptEncoder(nn.Module):
         dense = self.no_mask_embed.weight[..., None, None] if masks is None else self.mask_downscaling(masks)
         if self.marks is None or prompt is None:
             return dense
-        return dense + self.marks(*prompt, image[:, : dense.shape[1]])
+        return dense + self.marks(*prompt[:2], image[:, : dense.shape[1]])
 
     def places(self) -> Float[Tensor, "h w c"]:
         """γ of the cells of the picture's map."""

@@ -9,8 +9,8 @@ wrong, and the answer's logits,
     m^{(i)}, s^{(i)} = \mathrm{decoder}(z, c_1, …, c_i, m^{(i − 1)}_{k^*}),    k^* = \arg\max_k s^{(i − 1)}_k    (1)
 
 but two of them, any and the last, add no pixel: there the logits alone are to be made better. A first prompt may mean
-several things and has three answers, of which the best is taught; from the second on there is one. With L and L_s of
-`losses`, eqs. (3) and (4),
+several things and has three answers, which are taught what it may mean (`matching`); from the second on there is one.
+With L of `matching`, eq. (2), or of `losses`, eq. (3), and L_s of its eq. (4),
 
     \min_θ E_{x, Y, c} \sum_{i=1}^n ( L(m^{(i)}, Y) + L_s(s^{(i)}, m^{(i)}, Y) )                                 (2)
 
@@ -30,11 +30,15 @@ Differs from the paper: the number of turns n is drawn for each update, log n ne
 evenly over the training from 1 to N = `interactions`, and from the second turn on the talk is about `continued` of the
 p masks. There all N are held from the beginning, as the decoder costs next to nothing beside ViT-H; with the picture
 encoder of `tiny` it is the other way round, and a model that finds nothing learns little from a long talk. λ of the
-focal loss is 5, not 20, for the sake of the first updates; what else they needed, docs/sam.md says. Expected IoUs of
+focal loss is 5, not 20, for the sake of the first updates; what else they needed, docs/sam.md says. All masks that hold
+a click are taught by it, not only the one that was meant, as in Semantic-SAM. Expected IoUs of
 all three answers are taught, as SAM 2 does (N. Ravi et al., 2024), but with whatever comes nearest of the masks that
 hold a click, or a good answer that was not meant would be called a bad one. The optimiser is Muon, not AdamW, and η
 falls linearly, not in steps. layer_decay = 0.8 and drop_path = 0.4 are the paper's, for weights from `mae` and for
 ViT-H; from scratch `tiny` has neither.
+
+With `--words` the first prompt is as likely words: W v, with v what the picture encoder of a model of pictures and
+texts says of a crop of the mask, one to two times as wide as its box (D.5). Later v may be what its text encoder says.
 
 `--init` takes weights of `sam` (ours, official, Hugging Face's; of any size, `resized`) or the encoder of `mae`.
 `--learn` says what is learned of them: all; all but the picture encoder; the mask decoder; or, with the rest as it is,
@@ -120,6 +124,8 @@ class Config(BaseConfig):
     """Share of pictures that are mirrored in training."""
     colour: Annotated[float, Between(0, 1)] = 0.3
     """Brightness, contrast and saturation change by factors from 1 − colour to 1 + colour."""
+    words: str = ""
+    """A run or model folder of clip: prompts may be words, too, learned by what it says of crops around masks."""
 
 
 class Method:
@@ -143,7 +149,7 @@ class Method:
             )
         self.masked = [part.masked("train") for part in self.parts]
         try:
-            self.model = SAM(config.variant, data.size, seed)
+            self.model = SAM(config.variant, data.size, seed, examples.length(data.words))
         except UsageError as error:
             raise UsageError(f"{str(error).rstrip('.')} (options --variant and --size).") from None
         self.forms = examples.Forms(data.size, config.least_scale, config.greatest_scale, config.flip, config.colour)
@@ -179,8 +185,9 @@ class Method:
     ) -> instances.InstanceData:
         return instances.load(spec, size=size)
 
-    def batches(self, start: int, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor, int, list[int]]]:
-        """Forms of pictures, masks of each, the step, and the rows of the batch of all processes that these are."""
+    def batches(self, start: int, rank: int, world: int) -> Iterator[tuple[Tensor, Tensor, Tensor, int, list[int]]]:
+        """Forms of pictures, masks of each, what is said of these, the step, and the rows of the batch of all processes
+        that these are."""
         share = self.config.batch_size // len(self.parts)
         every = [minibatches(len(rows), share, self.seed + k, start) for k, rows in enumerate(self.masked)]
         for step, drawn in enumerate(zip(*every), start):
@@ -192,18 +199,21 @@ class Method:
             rows = list(range(rank * len(wanted) // world, (rank + 1) * len(wanted) // world))
             yield (*self.framed(step, [wanted[row] for row in rows], rows), step, rows)
 
-    def framed(self, step: int, wanted: list[tuple[int, int]], rows: list[int]) -> tuple[Tensor, Tensor]:
-        """(b, 3, s, s) and (b, p, s, s), on the device."""
-        s = self.data.size
+    def framed(self, step: int, wanted: list[tuple[int, int]], rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, 3, s, s), (b, p, s, s) and (b, p, e), on the device."""
+        s, p, device = self.data.size, self.config.prompts, self.hardware.device
         x = torch.zeros(len(rows), 3, s, s)
-        Y = torch.zeros(len(rows), self.config.prompts, s, s, dtype=torch.bool)
+        Y = torch.zeros(len(rows), p, s, s, dtype=torch.bool)
+        said = torch.zeros(len(rows), p, self.model.words)
         for to, (k, i), row in zip(range(len(rows)), wanted, rows):
             r = np.random.default_rng([self.seed, step, row])
-            picture, masks = examples.drawn(self.parts[k].split("train")[i], self.config.prompts, self.forms, r)
+            picture, masks = examples.drawn(self.parts[k].split("train")[i], p, self.forms, r)
             h, w = picture.shape[1:]
             x[to] = self.model.framed(torch.from_numpy(picture))
             Y[to, :, :h, :w] = torch.from_numpy(masks)
-        return x.to(self.hardware.device), Y.to(self.hardware.device)
+            if self.data.words is not None:
+                said[to] = examples.said(self.data.words, picture, masks, r)
+        return x.to(device), Y.to(device), said.to(device)
 
     def update(self, batch: Any) -> dict[str, Tensor]:
         """One step of Muon on eq. (2)."""
@@ -230,7 +240,7 @@ class Method:
         """See `evaluation.figures`."""
         from ptheta.sam.evaluation import figures
 
-        return figures(self.model, data.split(split)[:limit])
+        return figures(self.model, data.split(split)[:limit], self.data.words)
 
     def pictures(self) -> dict[str, Figure]:
         from ptheta.sam.evaluation import answers_drawn
@@ -263,7 +273,8 @@ class Method:
         checkpoint.load_optimizer_state(self.model, self.optimizer, state.get("optimizer", {}))
 
     def start_from(self, model: Any) -> None:
-        """The weights of another SAM of the same variant, or of the encoder of `mae` (`--init`)."""
+        """The weights of another SAM of the same variant, or of the encoder of `mae` (`--init`). What they know of words
+        is left where this run is asked none."""
         if model.name == "mae":
             from ptheta.sam.from_mae import copy_encoder
 
@@ -274,10 +285,16 @@ class Method:
                 f"the weights are of {has}, the model is {self.model.variant}; say --variant, or give weights of sam "
                 "or mae."
             )
+        if self.model.words and model.words not in (0, self.model.words):
+            raise UsageError(
+                f"the weights know words of {model.words} numbers, the model of {self.model.words}; name the same "
+                "model of words (option --words)."
+            )
         own = self.model.state_dict()
         plain = {name.replace("parametrizations.weight.original", "weight"): name for name in own}
         theirs = resized(model.state_dict(), {name: own[of] for name, of in plain.items()})
-        self.model.load_state_dict({plain[name]: value for name, value in theirs.items()}, strict=False)
+        kept = {plain[name]: value for name, value in theirs.items() if name in plain}
+        self.model.load_state_dict(kept, strict=False)
 
 
 def layer(name: str, depth: int) -> int:

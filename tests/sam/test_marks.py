@@ -81,7 +81,7 @@ def test_they_are_added_for_points_and_boxes_and_not_for_a_mask_alone():
     alone = prompts.map(mask, None, image)
     prompt = prompts.joined(torch.tensor([[[5.0, 9.0]]]), torch.tensor([[1]]), None)
     assert torch.equal(alone, prompts.mask_downscaling(mask))
-    torch.testing.assert_close(prompts.map(mask, prompt, image) - alone, prompts.marks(*prompt, image[:, :128]))
+    torch.testing.assert_close(prompts.map(mask, prompt, image) - alone, prompts.marks(*prompt[:2], image[:, :128]))
     assert prompts.map(None, None, image).shape == (1, 128, 1, 1)
 
 

@@ -55,24 +55,26 @@ def click(talk) -> tuple[int, int]:
     return int(y), int(x)
 
 
-def by_hand(model: SAM, x, Y, step, seed, interactions, continued):
+def by_hand(model: SAM, x, Y, said, step, seed, interactions, continued):
     """Eq. (2), mask by mask, with the prompts as a user gives them."""
     added = conversation.turns(interactions, generator(seed, step, "turns"))
     total, count = 0.0, 0
-    for row, (picture, masks) in enumerate(zip(x, Y)):
+    for row, (picture, masks, of_words) in enumerate(zip(x, Y, said)):
         z = model.embed_image(picture[None])
         g = generator(seed, step, f"clicks of {row}")
         first, _ = clicks.anywhere(masks, g)
         boxes = clicks.loose_box(masks, g)
-        boxed = torch.rand(len(masks), generator=g) < 0.5
+        u = torch.rand(len(masks), generator=g)
+        boxed, spoken = u < (1 / 3 if model.words else 1 / 2), of_words.any(1) & (u >= 2 / 3)
         talks = [
             {
-                "at": [] if b else [p.tolist()],
-                "labels": [] if b else [1],
+                "at": [] if b or w else [p.tolist()],
+                "labels": [] if b or w else [1],
                 "box": box[None] if b else None,
+                "words": v[None] if w else None,
                 "logits": None,
             }
-            for p, box, b in zip(first, boxes, boxed)
+            for p, box, v, b, w in zip(first, boxes, of_words, boxed, spoken)
         ]
         truth = halves = conversation.halved(masks)
         m = None
@@ -89,7 +91,7 @@ def by_hand(model: SAM, x, Y, step, seed, interactions, continued):
             for own, (talk, of) in enumerate(zip(talks, truth)):
                 points = torch.tensor([talk["at"]]) if talk["at"] else None
                 labels = torch.tensor([talk["labels"]]) if talk["at"] else None
-                logits, s = model.decode(z, points, labels, talk["box"], talk["logits"], several=what == "first")
+                logits, s = model.decode(z, points, labels, talk["box"], talk["logits"], what == "first", talk["words"])
                 holds = [what == "first" and talk["at"] and bool(whole[click(talk)]) for whole in masks]
                 may = [y for y, is_in in zip(halves, holds) if is_in]
                 near = [
@@ -108,15 +110,20 @@ def by_hand(model: SAM, x, Y, step, seed, interactions, continued):
 
 
 @pytest.mark.parametrize("step", TURNS)
-def test_a_conversation_is_the_plain_loop(step):
+@pytest.mark.parametrize("words", [0, 5])
+def test_a_conversation_is_the_plain_loop(step, words):
     """Of steps whose numbers of turns differ; the gradient too."""
     learner = method()
-    x, Y, _, rows = next(learner.batches(step, 0, 1))
-    loss, told = learner.trained(x, Y, step, rows)
+    x, Y, said, _, rows = next(learner.batches(step, 0, 1))
+    if words:
+        learner.model = SAM("tiny", 64, words=words)
+        learner.trained = conversation.Conversation(learner.model, 0, 0, 4, 2, 5.0, 0.0)
+        said = torch.randn(*Y.shape[:2], words, generator=generator(0, step, "said"))
+    loss, told = learner.trained(x, Y, said, step, rows)
     loss.backward()
     own = {name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None}
     learner.model.zero_grad()
-    expected = by_hand(learner.model, x, Y, step, 0, 4, 2)
+    expected = by_hand(learner.model, x, Y, said, step, 0, 4, 2)
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     for name, p in learner.model.named_parameters():
@@ -138,9 +145,9 @@ def test_conversations_become_longer():
         counts = []
         for step in range(first, first + 30):
             asked.clear()
-            x, Y, _, rows = next(learner.batches(first, 0, 1))
+            x, Y, said, _, rows = next(learner.batches(first, 0, 1))
             with torch.no_grad():
-                learner.trained(x[:1], Y[:1, :1], step, rows[:1])
+                learner.trained(x[:1], Y[:1, :1], said[:1, :1], step, rows[:1])
             counts.append(len(asked))
         longest.append(max(counts))
     assert longest[0] == 0 and 1 <= longest[1] <= 5 and longest[2] > longest[1]
@@ -245,14 +252,14 @@ def test_impossible_sizes_and_shares_are_told(tmp_path):
     joined = instances.load(f"nested+{DATA.name}", size=64)
     with pytest.raises(UsageError, match="batch_size = 3 cannot be shared by 2 sets; allowed: multiples of 2"):
         method(joined, batch_size=3)
-    x, Y, step, rows = next(method(joined, batch_size=4).batches(0, 0, 1))
+    x, Y, _, step, rows = next(method(joined, batch_size=4).batches(0, 0, 1))
     assert x.shape == (4, 3, 64, 64) and Y.shape == (4, 3, 64, 64) and rows == [0, 1, 2, 3]
 
 
 def test_a_share_of_a_batch_is_what_one_process_would_see():
     learner = method(batch_size=4)
     whole, second = (next(learner.batches(3, rank, world)) for rank, world in ((0, 1), (1, 2)))
-    assert torch.equal(whole[0][2:], second[0]) and torch.equal(whole[1][2:], second[1]) and second[3] == [2, 3]
+    assert torch.equal(whole[0][2:], second[0]) and torch.equal(whole[1][2:], second[1]) and second[4] == [2, 3]
 
 
 def test_a_little_training_finds_a_large_thing():

@@ -1,8 +1,9 @@
-r"""`ptheta segment`: masks of pictures, by points, a box, or without a prompt.
+r"""`ptheta segment`: masks of pictures, by points, a box, words, or without a prompt.
 
     ptheta segment dog.jpg --model sam_vit_b_01ec64.pth --point 320,240            three answers to one point
     ptheta segment dog.jpg --model facebook/sam-vit-base --box 10,20,400,300
     ptheta segment photos/ --model sam_vit_b_01ec64.pth --everything               all masks of each picture
+    ptheta segment scene.png --model RUN --text "a red disc" --words CLIP_RUN      of a run that learned with --words
 
 A point is x,y, or x,y,0 for one that is outside of what is meant. Each picture NAME gives NAME.json, in the layout of
 SA-1B's files (picture, and annotations with run lengths as COCO has them), and NAME-overlay.png, for a look; prompts
@@ -28,7 +29,8 @@ from ptheta.sam.overlays import overlay
 
 def segment(
     pictures: Annotated[Path, tyro.conf.Positional], model: str, point: tyro.conf.UseAppendAction[list[str]],
-    box: str | None = None, everything: bool = False, several: bool = True, points: int = 32, iou: float = 0.88,
+    box: str | None = None, text: str | None = None, words: str | None = None, everything: bool = False,
+    several: bool = True, points: int = 32, iou: float = 0.88,
     stability: float = 0.95, overlap: float = 0.7, layers: int = 0, least: int = 0, out: Path | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> None:  # fmt: skip
@@ -39,6 +41,8 @@ def segment(
         model: A run, a model folder, an official .pth file, or a folder or Hub id as facebook/sam-vit-base.
         point: x,y in pixels, or x,y,0 for a point outside of what is meant; may be given several times.
         box: left,top,right,bottom in pixels.
+        text: What is meant, in words.
+        words: With --text: the run or model folder of clip that the model learned with.
         everything: All masks, by a grid of points.
         several: Three answers to a prompt (--no-several: one).
         points: With --everything: points a side of the grid.
@@ -50,12 +54,15 @@ def segment(
         out: Folder for the results (default: segmented here, numbered when it exists).
         precision: bf16 is quicker on processors of 2022 and later.
     """
+    from ptheta import api
     from ptheta.sam import checkpoint
     from ptheta.sam.everything import Everything
     from ptheta.sam.predictor import Predictor
 
-    if everything == bool(point or box):
-        raise UsageError("what is to be segmented? allowed: --point and --box, or --everything.")
+    if everything == bool(point or box or text):
+        raise UsageError("what is to be segmented? allowed: --point, --box and --text, or --everything.")
+    if (text is None) != (words is None):
+        raise UsageError("--text and --words belong together: the text, and the run of clip that reads it.")
     asked = Everything(
         points=points, iou=iou, stability=stability, overlap=overlap, layers=layers, least=least
     )  # fmt: skip
@@ -67,6 +74,8 @@ def segment(
         prompt["boxes"] = numbers("box", box, (4,))
     files = files_of(pictures)
     predictor = Predictor(checkpoint.read(model), precision)
+    if text and words:
+        prompt["words"] = said(api.load(words), text)
     folder = new_folder(out)
     with Progress(0, len(files), "pictures", visible=True) as progress:
         for step, (file, name) in enumerate(files.items(), 1):
@@ -88,6 +97,13 @@ def numbers(what: str, text: str, counts: tuple[int, ...]) -> list[float]:
         form = "left,top,right,bottom" if what == "box" else "x,y, or x,y,0"
         raise UsageError(f"{what} {text!r} is impossible; allowed: {form}, in pixels.")
     return found
+
+
+def said(model: Any, text: str) -> Any:
+    """What a model of pictures and texts says of a text, (e,)."""
+    if not hasattr(model, "text"):
+        raise UsageError(f"a model of {model.name} reads no text; give a run of clip (option --words).")
+    return model.text([text])[0]
 
 
 def files_of(pictures: Path) -> dict[Path, Path]:
