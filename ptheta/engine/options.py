@@ -13,8 +13,8 @@ class Options(Config):
     """What a run is told besides its method's Config. Raises UsageError for impossible values."""
 
     data: str | None = None
-    """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, emoji, things, scenes, camvid, nested,
-    or a file or folder of yours (default: what the method names, digits for most)."""
+    """What to learn from: digits, mnist, fashion_mnist, binarized_mnist, debd:NAME, emoji, things, scenes, camvid,
+    nested, or a file or folder of yours (default: what the method names, digits for most)."""
     env: str | None = None
     """The environment to act in, any id of gymnasium (control): another name for --data."""
     steps: Annotated[int | None, Between(1, 2**53)] = None

@@ -101,7 +101,7 @@ def seen(
 def coloured(x: np.ndarray, a: float, r: np.random.Generator) -> np.ndarray:
     """Eq. (1)."""
     if a == 0:
-        return x
+        return x.copy()
     b, c, t = r.uniform(1 - a, 1 + a, 3).astype(np.float32)
     y = x.astype(np.float32)
     y = b * (y.mean() + c * (y - y.mean()))

@@ -273,8 +273,8 @@ class Method:
         checkpoint.load_optimizer_state(self.model, self.optimizer, state.get("optimizer", {}))
 
     def start_from(self, model: Any) -> None:
-        """The weights of another SAM of the same variant, or of the encoder of `mae` (`--init`). What they know of words
-        is left where this run is asked none."""
+        """The weights of another SAM of the same variant, or of the encoder of `mae` (`--init`). What they know of
+        words is left where this run is asked none."""
         if model.name == "mae":
             from ptheta.sam.from_mae import copy_encoder
 

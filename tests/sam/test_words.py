@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from test_sam import method
 
 from ptheta.data import instances, rle
 from ptheta.data.instances import Example, InstanceData
@@ -12,6 +11,8 @@ from ptheta.sam import examples
 from ptheta.sam.evaluation import called, figures, overlap
 from ptheta.sam.model import SAM
 from ptheta.sam.predictor import Predictor
+
+from .test_sam import method
 
 RED, GREEN = (200, 20, 20), (20, 200, 20)
 

@@ -10,12 +10,16 @@ from ptheta.cli import run
 from ptheta.data import rle
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.sam import checkpoint
+from ptheta.sam.model import SAM
+from ptheta.sam.predictor import Predictor
+from ptheta.selfsup.clip import CLIP
 
 
 @pytest.fixture
 def here(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny.save_pretrained(tmp_path / "model")
+    CLIP([3, 16, 16], project=6, text_width=32, text_depth=1).save_pretrained(tmp_path / "clip")
     (tmp_path / "pictures" / "more").mkdir(parents=True)
     r = np.random.RandomState(0)
     for name in ("a.png", "more/b.png"):
@@ -42,6 +46,18 @@ def test_a_box_and_one_answer_by_an_official_file(here, tiny):
     assert sorted(p.name for p in (here / "found").iterdir()) == ["a-mask-1.png", "a-overlay.png", "a.json"]
 
 
+def test_words(here):
+    """What they give is what the text's numbers give."""
+    model = SAM("tiny", 64, words=6)
+    model.save_pretrained(here / "spoken")
+    run(["segment", "pictures/a.png", "--model", "spoken", "--text", "a red disc", "--words", "clip"])
+    told = json.loads((here / "segmented" / "a.json").read_text())["annotations"]
+    predictor = Predictor(model)
+    predictor.set_image(here / "pictures" / "a.png")
+    answer = predictor.predict(words=CLIP.from_pretrained(here / "clip").text(["a red disc"])[0])
+    assert [one["area"] for one in told] == answer.masks.sum((1, 2))[answer.ious.argsort(descending=True)].tolist()
+
+
 def test_everything_in_a_folder(here):
     run(["segment", "pictures", "--model", "model", "--everything", "--points", "2", "--iou", "0", "--stability", "0"])
     for name in ("a", "more/b"):
@@ -60,6 +76,10 @@ def test_everything_in_a_folder(here):
         ("--box 1,2,3", "allowed: left,top,right,bottom"),
         ("--point 100,5", "outside of the picture"),
         ("--everything --iou 2", "iou = 2"),
+        ("--text red", "--text and --words belong together"),
+        ("--point 1,2 --words model", "--text and --words belong together"),
+        ("--text red --words model", "a model of sam reads no text; give a run of clip"),
+        ("--text red --words clip", "the model knows no words"),
     ],
 )
 def test_what_is_refused(here, more, why):
