@@ -19,7 +19,8 @@ from ptheta.selfsup.clip import CLIP
 def here(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny.save_pretrained(tmp_path / "model")
-    CLIP([3, 16, 16], project=6, text_width=32, text_depth=1).save_pretrained(tmp_path / "clip")
+    small = {"encoder": "resnet", "width": 4, "depth": 1, "patch": 4, "cells": 1, "views": "none", "text_width": 8}
+    CLIP([3, 8, 8], project=6, **small).save_pretrained(tmp_path / "clip")
     (tmp_path / "pictures" / "more").mkdir(parents=True)
     r = np.random.RandomState(0)
     for name in ("a.png", "more/b.png"):
