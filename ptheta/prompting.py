@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from ptheta import api
-from ptheta.engine.errors import UsageError
+from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.fit import flat
 from ptheta.engine.progress import Progress
 from ptheta.use import Source, open_source
@@ -50,8 +50,10 @@ def evaluate(
     for name in observations.splits if part == "all" else (part,):
         examples += observations.split(name)[:]
     examples = examples[:limit]
-    spoken = None if words is None else api.load(words)
+    spoken = None if words is None else speaking(model, observations, words)
     found: dict[str, Any] = dict(evaluation.figures(model, examples, spoken))
+    if spoken is not None and "miou_words" not in found:
+        raise InputError(f"no mask of {observations.name}, {part}, has a name to be asked for; nested has (--data).")
     for wanted, name in ((proposals, "proposals"), (edges, "edges")):
         if wanted:
             with Progress(0, len(examples), "pictures", visible=True) as progress:
@@ -72,3 +74,17 @@ def evaluate(
     for key, value in found.items():
         error = "" if math.isnan(value.standard_error) else f" ± {value.standard_error:.3f}"
         print(f"{TITLES[key]:36} {value.mean:.3f}{error}")
+
+
+def speaking(model: Any, observations: Any, words: str) -> Any:
+    """The model of words, where it is of the kind that the model of masks learned with."""
+    from ptheta.sam.examples import length
+
+    spoken = observations.spoken(api.load(words)).words
+    if length(spoken) != model.words:
+        knows = f"knows words of {model.words} numbers" if model.words else "knows no words"
+        raise UsageError(
+            f"the model {knows}, and {words} says {length(spoken)}; give the run of clip that it learned with "
+            "(option --words)."
+        )
+    return spoken

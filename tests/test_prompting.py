@@ -8,6 +8,7 @@ from made_folders import masked
 from ptheta import cli
 from ptheta.sam import checkpoint
 from ptheta.sam.model import SAM
+from ptheta.selfsup.clip import CLIP
 
 PICTURES = masked()
 
@@ -45,3 +46,19 @@ def test_published_weights_are_measured_with_data_that_are_named(tmp_path, capsy
 def test_impossible_limits_are_told(model, capsys):
     assert run(model, "--limit", 0) == 2
     assert "limit = 0 is impossible" in capsys.readouterr().err
+
+
+def test_names_are_asked_for_in_words(model, tmp_path, capsys):
+    small = {"encoder": "resnet", "width": 4, "depth": 1, "patch": 4, "cells": 1, "views": "none", "text_width": 8}
+    words = CLIP([3, 8, 8], project=6, **small).save_pretrained(tmp_path / "clip")
+    spoken = SAM("tiny", 64, words=6).save_pretrained(tmp_path / "spoken", about={"data": "nested"})
+    assert run(spoken, "--limit", 3, "--words", words, "--json") == 0
+    told = json.loads(capsys.readouterr().out)["metrics"]
+    assert 0 <= told["miou_words"] <= 1
+    for of, more, why in (
+        (model, ["--words", words], "the model knows no words, and"),
+        (model, ["--words", model], "a model of sam has no words"),
+        (spoken, ["--words", words, "--data", PICTURES], "has a name to be asked for"),
+    ):
+        assert run(of, "--limit", 1, *more) == 2
+        assert why in capsys.readouterr().err
