@@ -26,8 +26,8 @@ from ptheta.sam.everything import Everything, Found, decoded, grid, suppressed
 from ptheta.sam.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results" / "sam_trained.json"
-GOOD, LOOSE = 0.9, 0.5
-IOUS, STABILITIES = (0.7, 0.8, 0.85, 0.88, 0.9, 0.92, 0.94), (0.8, 0.85, 0.9, 0.95)
+GOOD, LOOSE = 0.9, 0.25
+IOUS, STABILITIES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.88), (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)
 
 
 def agreement(model, examples) -> dict[str, float]:

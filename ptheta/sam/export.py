@@ -55,7 +55,7 @@ class PromptDecoder(nn.Module):
         prompt = points, labels, None
         without, of_mask = prompts.map(None, prompt, image), prompts.map(mask, prompt, image)
         dense = torch.where(has_mask[:, None, None, None] > 0, of_mask, without)
-        t, z = decoder.looked(image, prompts.places(), prompts.tokens(*prompt, image), dense)
+        t, z = decoder.looked(image, prompts.places(), prompts.tokens(prompt, image), dense)
         return decoder.masks(t, z, image, slice(0, MASKS)), decoder.ious(t)
 
 

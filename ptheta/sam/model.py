@@ -170,7 +170,7 @@ class SAM(Pretrained):
         points (b, n, 2) with labels (b, n), boxes (b, 4), masks (b, 1, side, side), what is said of words (b, e)."""
         prompts = self.prompt_encoder
         prompt = prompts.joined(points, labels, boxes, words)
-        tokens = None if prompt is None else prompts.tokens(*prompt, image)
+        tokens = None if prompt is None else prompts.tokens(prompt, image)
         return self.mask_decoder(image, prompts.places(), tokens, prompts.map(masks, prompt, image), several)
 
     def looked(
@@ -181,7 +181,7 @@ class SAM(Pretrained):
         prompts = self.prompt_encoder
         prompt: Any = prompts.joined(points, labels, None)
         t, z = self.mask_decoder.looked(
-            image, prompts.places(), prompts.tokens(*prompt, image), prompts.map(None, prompt, image)
+            image, prompts.places(), prompts.tokens(prompt, image), prompts.map(None, prompt, image)
         )
         return t, z, self.mask_decoder.ious(t)
 

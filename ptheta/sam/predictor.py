@@ -132,7 +132,7 @@ class Predictor:
                 f"prompts are for {', '.join(str(len(x)) for x in given)} pictures, and {len(self.sizes)} were set; "
                 "give lists with one entry a picture."
             )
-        return [self._asked(i, *of_picture, several) for i, of_picture in enumerate(zip(*given))]
+        return [self._asked(i, p, l, x, m, v, several) for i, (p, l, x, m, v) in enumerate(zip(*given))]
 
     def _asked(self, i: int, points: Any, labels: Any, boxes: Any, masks: Any, words: Any, several: bool) -> Answer:
         if words is not None and not self.model.words:

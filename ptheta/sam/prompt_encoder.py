@@ -98,11 +98,9 @@ class PromptEncoder(nn.Module):
         every: list[nn.Embedding] = [self.not_a_point_embed, *self.point_embeddings, *spoken]  # pyright: ignore
         return torch.cat([e.weight for e in every])
 
-    def tokens(
-        self, at: Float[Tensor, "b n 2"], labels: Int[Tensor, "b n"], said: Float[Tensor, "b e"] | None,
-        image: Float[Tensor, "i c h w"],
-    ) -> Float[Tensor, "b n c"]:  # fmt: skip
+    def tokens(self, prompt: Prompt, image: Float[Tensor, "i c h w"]) -> Float[Tensor, "b n c"]:
         """Eq. (2) or (3). image: Maps of i pictures, of which each has b / i prompts that follow each other."""
+        at, labels, said = prompt
         gamma = self.pe_layer((at + 0.5) / self.size)
         if self.seen is not None:
             gamma = gamma + self.seen(there(image, (at + 0.5) / self.size))
@@ -136,7 +134,7 @@ class PromptEncoder(nn.Module):
         dense = self.no_mask_embed.weight[..., None, None] if masks is None else self.mask_downscaling(masks)
         if self.marks is None or prompt is None:
             return dense
-        return dense + self.marks(*prompt[:2], image[:, : dense.shape[1]])
+        return dense + self.marks(prompt[0], prompt[1], image[:, : dense.shape[1]])
 
     def places(self) -> Float[Tensor, "h w c"]:
         """γ of the cells of the picture's map."""

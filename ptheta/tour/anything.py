@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ ptheta segment PICTURE --model {html.escape(str(run.path))} --everything --iou {
 """
 
 
-def most_nested(examples: list[Example]) -> tuple[Example, tuple[int, int], list[np.ndarray]]:
+def most_nested(examples: Sequence[Example]) -> tuple[Example, tuple[int, int], list[np.ndarray]]:
     """The click, among the middles of all masks, that most masks hold; and these, the smallest first."""
     from ptheta.sam.clicks import middle
 
@@ -93,7 +94,7 @@ def answered(model: Any, of: tuple[Example, tuple[int, int], list[np.ndarray]]) 
     return figure
 
 
-def all_masks(model: Any, examples: list[Example]) -> Any:
+def all_masks(model: Any, examples: Sequence[Example]) -> Any:
     """Pictures, and beside each all of its masks."""
     from matplotlib.figure import Figure
 

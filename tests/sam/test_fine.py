@@ -53,7 +53,7 @@ def test_masks_are_those_of_maps_of_full_size(tiny):
     prompts = tiny.prompt_encoder
     prompt = prompts.joined(points, labels, None)
     dense = prompts.map(None, prompt, image)
-    t, z = decoder.looked(image, prompts.places(), prompts.tokens(*prompt, image), dense)
+    t, z = decoder.looked(image, prompts.places(), prompts.tokens(prompt, image), dense)
     up1, norm, _, up2, _ = decoder.output_upscaling
     u = channels_normed(up1(z.transpose(1, 2).reshape(2, 128, 20, 20)) + g4, norm)
     U = relu(up2(gelu(u)) + g2)
