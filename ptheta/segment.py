@@ -66,7 +66,7 @@ def segment(
     asked = Everything(
         points=points, iou=iou, stability=stability, overlap=overlap, layers=layers, least=least
     )  # fmt: skip
-    at = [numbers("point", text, (2, 3)) for text in point]
+    at = [numbers("point", one, (2, 3)) for one in point]
     prompt: dict[str, Any] = {}
     if at:
         prompt |= {"points": [p[:2] for p in at], "labels": [p[2] if len(p) == 3 else 1 for p in at]}
