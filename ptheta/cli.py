@@ -35,7 +35,7 @@ HELP = """ptheta: learn p_θ(y | c), and use it.
   ptheta ablation [--data D] [--steps N]   one network with pooling, no dilation, repeated and hybrid rates
   ptheta score TRUTH PREDICTIONS --classes FILE   accuracy, IoU, Dice, confusion matrix of label maps
   ptheta gridworld [--policy uniform] values and policies of a grid world, exactly, drawn with arrows
-  ptheta segment PICTURES --model M --point X,Y | --box L,T,R,B | --everything   masks, by Segment Anything's weights
+  ptheta segment PICTURES --model M --point X,Y | --box L,T,R,B | --text T --words CLIP | --everything   masks
   ptheta annotate PICTURES --model M --out DIR [--simulate]   masks made with a model that learns from them
   ptheta export M FILE.onnx           the part of such a model that answers prompts, for browsers and other languages
   ptheta doctor [--json]              what works on this machine, to paste into a bug report

@@ -30,11 +30,10 @@ from ptheta.sam.overlays import overlay
 def segment(
     pictures: Annotated[Path, tyro.conf.Positional], model: str, point: tyro.conf.UseAppendAction[list[str]],
     box: str | None = None, text: str | None = None, words: str | None = None, everything: bool = False,
-    several: bool = True, points: int = 32, iou: float = 0.88,
-    stability: float = 0.95, overlap: float = 0.7, layers: int = 0, least: int = 0, out: Path | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    several: bool = True, points: int = 32, iou: float = 0.88, stability: float = 0.95, overlap: float = 0.7,
+    layers: int = 0, least: int = 0, out: Path | None = None, precision: Literal["fp32", "bf16"] = "fp32",
 ) -> None:  # fmt: skip
-    """Masks of what is meant by points or a box, or of everything.
+    """Masks of what is meant by points, a box or words, or of everything.
 
     Args:
         pictures: A picture file, or a folder of them and of folders.

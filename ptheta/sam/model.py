@@ -89,7 +89,7 @@ class SAM(Pretrained):
         if size < PATCH or size % PATCH or (size != of.size and of.size == 1024):
             allowed = "1024" if of.size == 1024 else f"multiples of {PATCH}"
             raise UsageError(f"{variant} for pictures of {size} pixels is impossible; allowed: {allowed}.")
-        self.arguments = {"variant": variant, "size": size, "seed": seed, **({"words": words} if words else {})}
+        self.arguments = {"variant": variant, "size": size, "seed": seed, "words": words}
         self.words = words
         self.variant, self.size = variant, size
         self.side = 4 * (1 + of.fine) * (size // PATCH)  # of answers

@@ -168,15 +168,9 @@ class Predictor:
             return self.model.mask_decoder.masks(t, z, self.images[:1], slice(1, MASKS)).float()
 
     def decoded(
-        self,
-        i: int,
-        points: Any = None,
-        labels: Any = None,
-        boxes: Any = None,
-        masks: Any = None,
-        words: Any = None,
+        self, i: int, points: Any = None, labels: Any = None, boxes: Any = None, masks: Any = None, words: Any = None,
         several: bool = True,
-    ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k"]]:
+    ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k"]]:  # fmt: skip
         """Logits of masks, and expected IoUs, for prompts in pixels of picture i."""
         assert self.images is not None
         device = self.model.mean.device

@@ -31,11 +31,11 @@ evenly over the training from 1 to N = `interactions`, and from the second turn 
 p masks. There all N are held from the beginning, as the decoder costs next to nothing beside ViT-H; with the picture
 encoder of `tiny` it is the other way round, and a model that finds nothing learns little from a long talk. λ of the
 focal loss is 5, not 20, for the sake of the first updates; what else they needed, docs/sam.md says. All masks that hold
-a click are taught by it, not only the one that was meant, as in Semantic-SAM. Expected IoUs of
-all three answers are taught, as SAM 2 does (N. Ravi et al., 2024), but with whatever comes nearest of the masks that
-hold a click, or a good answer that was not meant would be called a bad one. The optimiser is Muon, not AdamW, and η
-falls linearly, not in steps. layer_decay = 0.8 and drop_path = 0.4 are the paper's, for weights from `mae` and for
-ViT-H; from scratch `tiny` has neither.
+a click are taught by it, not only the one that was meant, as in Semantic-SAM. Expected IoUs of all three answers are
+taught, as SAM 2 does (N. Ravi et al., 2024), but with whatever comes nearest of the masks that hold a click, or a good
+answer that was not meant would be called a bad one. The optimiser is Muon, not AdamW, and η falls linearly, not in
+steps. layer_decay = 0.8 and drop_path = 0.4 are the paper's, for weights from `mae` and for ViT-H; from scratch `tiny`
+has neither.
 
 With `--words` the first prompt is as likely words: W v, with v what the picture encoder of a model of pictures and
 texts says of a crop of the mask, one to two times as wide as its box (D.5). Later v may be what its text encoder says.

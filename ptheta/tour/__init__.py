@@ -29,10 +29,9 @@ def tour(out: Path = Path("tour"), steps: int = 2000, seed: int = 0) -> None:
     if not page.exists():  # so that a tour that is cut short can be taken again
         out.mkdir(parents=True, exist_ok=True)
         write_text(page, "<!doctype html><title>ptheta tour</title><p>It is under way, or was cut short.</p>\n")
-    runs, k = (
-        ("made-digits", "joint-digits", "context-scenes", "sam-scenes", "gridworld", "trpo-balance", "ddpg-balance"),
-        1,
-    )
+    k, runs = 1, (
+        "made-digits", "joint-digits", "context-scenes", "sam-scenes", "gridworld", "trpo-balance", "ddpg-balance",
+    )  # fmt: skip
     while any((out / f"{name}-{k}").exists() or (out / f"{name}-{k}-1").exists() for name in runs):
         k += 1
     made, joint, scenes, masks, world = (out / f"{name}-{k}" for name in runs[:5])
