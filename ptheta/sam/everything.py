@@ -17,7 +17,7 @@ grid of n / shrink^l points; among crops the mask of the smaller crop stays.
 
 Masks are full-sized only while (1) and the box are read off, a few at a time; between the filters they are logits as
 small as the model's answers, and their run lengths are made of those that are left. What the model expects is known
-before a mask is made, so that most are not.
+before a mask is made, so that most are not (with `scoring` it is known when they are made).
 
 | symbol | shape | here |
 |---|---|---|
@@ -166,12 +166,18 @@ def decoded(predictor: Predictor, at: Float[Tensor, "b 2"], asked: Everything) -
     """What points (in pixels of the picture) say, without what the first two filters drop."""
     model = predictor.model
     t, z, s = predictor.looked(at)
-    prompt, which = (s[:, 1:] > asked.iou if asked.iou > 0 else torch.ones_like(s[:, 1:], dtype=torch.bool)).nonzero().T
+    scoring = model.mask_decoder.scoring
+    known = asked.iou > 0 and scoring is None
+    prompt, which = (s[:, 1:] > asked.iou if known else torch.ones_like(s[:, 1:], dtype=torch.bool)).nonzero().T
     rows = prompt.unique()
     if not len(rows):
         return
     m = predictor.masks_of(t[rows], z[rows])[torch.searchsorted(rows, prompt), which]  # (n, h, w)
     ious, points = s[prompt, 1 + which], at.float().to(s.device)[prompt]
+    if scoring is not None:
+        ious = scoring(m[:, None], ious[:, None])[:, 0]
+        stay = ious > asked.iou if asked.iou > 0 else torch.ones_like(ious, dtype=torch.bool)
+        m, ious, points = m[stay], ious[stay], points[stay]
     h, w = predictor.sizes[0]
     step = max(1, PIXELS // max(h * w, model.size**2))
     for part in torch.arange(len(m), device=m.device).split(step):

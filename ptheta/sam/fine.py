@@ -14,14 +14,15 @@ prompts look at has twice the side of the ViT's, and finer ones are made that ar
 
     z_8 = LN(h + W ∗ GELU(h)),    h = W ∗ LN(↑ z_{16} + W f_8)                                                   (2)
 
-    g_4 = W ∗ GELU(LN(W f_4 + ↑ W z_8)),    g_2 = W ∗ GELU(LN(W f_2 + ↑ W g_4))                                  (3)
+    g_4 = W ∗ GELU(LN(W f_4 + ↑ W z_8)),    g_2 = W ∗ f,    f = GELU(LN(W f_2 + ↑ W g_4))                        (3)
 
 Where the mask decoder doubles the side of its map (`mask_decoder`, U), the first time g_4 is added, before LN, and g_2
-the second. They belong to the picture: prompts come later, and a picture's convolutions are made once.
+the second; from f come the kernels K by which answers follow edges (`propagation`). They belong to the picture: prompts
+come later, and a picture's convolutions are made once.
 
 Places of a finer map are put behind the channels of the coarse one, quarter by quarter: (b, c, h, w) becomes
-(b, c + 4 · c / 4 + 16 · c / 8, h, w), so that what a picture is for the decoder stays one map. At a point they tell a
-prompt what is there (`prompt_encoder`, eq. (3)).
+(b, c + 4 · c / 4 + 16 · (c / 8 + 27), h, w), so that what a picture is for the decoder stays one map. At a point they
+tell a prompt what is there (`prompt_encoder`, eq. (3)).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate
 
-STEM = (16, 48, 96)  # channels of f_2, f_4 and f_8
+from ptheta.sam.propagation import KERNELS, Kernels
+
+STEM = (32, 64, 96)  # channels of f_2, f_4 and f_8
 
 
 class Fine(nn.Module):
@@ -51,6 +54,7 @@ class Fine(nn.Module):
         self.norm4, self.near4 = norm(channels // 4), nn.Conv2d(channels // 4, channels // 4, 3, padding=1)
         self.to2, self.down2 = nn.Conv2d(c2, channels // 8, 1), nn.Conv2d(channels // 4, channels // 8, 1)
         self.norm2, self.near2 = norm(channels // 8), nn.Conv2d(channels // 8, channels // 8, 3, padding=1)
+        self.kernels = Kernels(channels // 8)
 
     def up(self, x: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b h w C"], list[Tensor]]:
         """Eq. (1): what tokens get, and f_2, f_4, f_8."""
@@ -61,18 +65,32 @@ class Fine(nn.Module):
         return self.cut16(f).permute(0, 2, 3, 1), found
 
     def down(self, z: Float[Tensor, "b c h w"], found: list[Tensor]) -> Float[Tensor, "b e h2 w2"]:
-        """Eqs. (2) and (3): z_8 and behind it g_4 and g_2."""
+        """Eqs. (2) and (3): z_8 and behind it g_4, g_2 and K."""
         f2, f4, f8 = found
         h = self.first8(self.norm8(doubled(z) + self.to8(f8)))
         z = self.last8(h + self.second8(gelu(h)))
         g4 = self.near4(gelu(self.norm4(self.to4(f4) + doubled(self.down4(z)))))
-        g2 = self.near2(gelu(self.norm2(self.to2(f2) + doubled(self.down2(g4)))))
-        return torch.cat([z, behind(g4, 1), behind(g2, 2)], 1)
+        f = gelu(self.norm2(self.to2(f2) + doubled(self.down2(g4))))
+        return torch.cat([z, behind(g4, 1), behind(self.near2(f), 2), behind(self.kernels(f), 2)], 1)
 
 
 def doubled(z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2h 2w"]:
     """↑."""
     return interpolate(z, scale_factor=2, mode="nearest")
+
+
+def wide(c: int) -> tuple[int, int, int, int]:
+    """How many channels z_8, g_4, g_2 and K have in the one map."""
+    return c, 4 * (c // 4), 16 * (c // 8), 16 * KERNELS
+
+
+def at_place(f: Float[Tensor, "b e h w"], times: int) -> Float[Tensor, "b c H W"]:
+    """The inverse of `behind`."""
+    (b, e, h, w), side = f.shape, 2**times
+    f = f.view(b, *[2] * (2 * times), e // side**2, h, w)
+    rows, columns = range(1, 1 + 2 * times, 2), range(2, 2 + 2 * times, 2)
+    c = 1 + 2 * times
+    return f.permute(0, c, c + 1, *rows, c + 2, *columns).reshape(b, -1, side * h, side * w)
 
 
 def behind(f: Float[Tensor, "b c H W"], times: int) -> Float[Tensor, "b e h w"]:

@@ -18,7 +18,8 @@ and with U the map at four times its side, by two transposed convolutions, mask 
 
     m_i = ⟨MLP_i(t_i), U⟩,    (s_0, …, s_3) = MLP(t_{IoU})                                                       (3)
 
-Mask 0 is for prompts that leave no doubt, masks 1 to 3 for those that do.
+Mask 0 is for prompts that leave no doubt, masks 1 to 3 for those that do. With `scoring` s is told what masks look
+like, too.
 
 The tokens are few and the map's places many, so that projections of the map are not made. With head h of a query
 q = W_q t, of length e, and of keys W_k (z + γ),
@@ -50,7 +51,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, relu, scaled_dot_product_attention
 
+from ptheta.sam.fine import at_place, wide
 from ptheta.sam.image_encoder import LayerNorm2d
+from ptheta.sam.propagation import propagated
+from ptheta.sam.scoring import Scoring
 
 MASKS = 4
 PLACES = 1024  # of maps that are upscaled at a time
@@ -177,7 +181,7 @@ class Head(nn.Module):
 class MaskDecoder(nn.Module):
     """Eqs. (1) to (3)."""
 
-    def __init__(self, channels: int = 256, heads: int = 8, hidden: int = 2048, depth: int = 2):
+    def __init__(self, channels: int = 256, heads: int = 8, hidden: int = 2048, depth: int = 2, fine: bool = False):
         super().__init__()
         self.transformer = TwoWay(channels, heads, hidden, depth)
         self.iou_token, self.mask_tokens = nn.Embedding(1, channels), nn.Embedding(MASKS, channels)
@@ -187,6 +191,7 @@ class MaskDecoder(nn.Module):
         )  # fmt: skip
         self.output_hypernetworks_mlps = nn.ModuleList(Head(channels, channels // 8) for _ in range(MASKS))
         self.iou_prediction_head = Head(channels, MASKS)
+        self.scoring = Scoring() if fine else None
 
     def forward(
         self, image: Float[Tensor, "i c h w"], gamma: Float[Tensor, "h w c"], tokens: Float[Tensor, "b n c"] | None,
@@ -199,7 +204,8 @@ class MaskDecoder(nn.Module):
         prompts say (`prompt_encoder`)."""
         t, z = self.looked(image, gamma, tokens, dense)
         which = slice(1, MASKS) if several else slice(0, 1)
-        return self.masks(t, z, image, which), self.ious(t)[:, which]
+        m, s = self.masks(t, z, image, which), self.ious(t)[:, which]
+        return m, s if self.scoring is None else self.scoring(m, s)
 
     def looked(self, image: Tensor, gamma: Tensor, tokens: Tensor | None, dense: Tensor) -> tuple[Tensor, Tensor]:
         """t (b, 5 + n, c) and z (b, L, c) after eqs. (1) and (2)."""
@@ -218,15 +224,18 @@ class MaskDecoder(nn.Module):
     def masks(
         self, t: Float[Tensor, "b n c"], z: Float[Tensor, "b L c"], image: Float[Tensor, "i c h w"], which: slice
     ) -> Float[Tensor, "b k H W"]:
-        """m of eq. (3), of some of the four."""
+        """m of eq. (3), of some of the four; with finer maps they follow edges (`propagation`)."""
         heads = list(self.output_hypernetworks_mlps)[which]
         hyper = torch.stack([head(t[:, 1 + i]) for i, head in zip(range(MASKS)[which], heads)], 1)  # (b, k, c / 8)
         (b, k), (h, w) = hyper.shape[:2], image.shape[2:]
-        finer = image[:, z.shape[2] :].flatten(2).transpose(1, 2)
+        c, g4, g2, K = wide(z.shape[2])
+        fine = image.shape[1] > c
+        finer = image[:, c : c + g4 + g2].flatten(2).transpose(1, 2)
         at_once = z.shape[1] if torch.is_grad_enabled() else max(1, PLACES // b)
         parts = zip(z.split(at_once, 1), finer.split(at_once, 1))
         m = torch.cat([hyper @ self.upscaled(part, own).flatten(1, 3).mT for part, own in parts], 2)
-        return m.view(b, k, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(b, k, 4 * h, 4 * w)
+        m = m.view(b, k, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(b, k, 4 * h, 4 * w)
+        return propagated(m, at_place(image[:, -K:], 2)) if fine else m
 
     def upscaled(self, z: Float[Tensor, "b L c"], finer: Float[Tensor, "i L e"]) -> Float[Tensor, "b L 4 4 c8"]:
         """U, to which finer maps of the pictures (`fine`) are added where there are any."""

@@ -34,6 +34,7 @@ from torch.nn.functional import interpolate, pad
 from ptheta.data.order import generator
 from ptheta.engine.errors import UsageError, unknown
 from ptheta.engine.pretrained import Pretrained
+from ptheta.sam.fine import wide
 from ptheta.sam.image_encoder import ImageEncoder, LayerNorm2d
 from ptheta.sam.mask_decoder import MaskDecoder
 from ptheta.sam.prompt_encoder import PromptEncoder
@@ -107,7 +108,7 @@ class SAM(Pretrained):
                 of.fine,
             )
             self.prompt_encoder = PromptEncoder(of.channels, size, self.side // 4, of.fine, words)
-            self.mask_decoder = MaskDecoder(of.channels, 8, of.hidden)
+            self.mask_decoder = MaskDecoder(of.channels, 8, of.hidden, fine=of.fine)
         self.to_empty(device=where)
         if where.type != "meta":
             self._draw(generator(seed, 0, "sam weights"))
@@ -146,7 +147,7 @@ class SAM(Pretrained):
     def map_channels(self) -> int:
         """Of a picture's map, with finer ones behind its own."""
         c = VARIANTS[self.variant].channels
-        return c if self.image_encoder.fine is None else c + 4 * (c // 4) + 16 * (c // 8)  # 4 c
+        return c if self.image_encoder.fine is None else sum(wide(c))
 
     def scaled(self, h: int, w: int) -> tuple[int, int]:
         """What a picture's sides become; at least one pixel each."""

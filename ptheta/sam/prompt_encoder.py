@@ -44,6 +44,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ptheta.sam.fine import wide
 from ptheta.sam.image_encoder import LayerNorm2d
 from ptheta.sam.marks import Marks
 
@@ -103,7 +104,7 @@ class PromptEncoder(nn.Module):
         at, labels, said = prompt
         gamma = self.pe_layer((at + 0.5) / self.size)
         if self.seen is not None:
-            gamma = gamma + self.seen(there(image, (at + 0.5) / self.size))
+            gamma = gamma + self.seen(there(image, (at + 0.5) / self.size, gamma.shape[2]))
         if self.words is not None and said is not None:
             gamma = torch.where(labels[..., None] == 4, self.words(said)[:, None], gamma)
         return torch.where(labels[..., None] < 0, 0.0, gamma) + self.learned()[labels + 1]
@@ -141,15 +142,15 @@ class PromptEncoder(nn.Module):
         return self.pe_layer.grid(self.side, self.side)
 
 
-def there(image: Float[Tensor, "i c h w"], at: Float[Tensor, "b n 2"]) -> Float[Tensor, "b n e"]:
+def there(image: Float[Tensor, "i C h w"], at: Float[Tensor, "b n 2"], c: int) -> Float[Tensor, "b n e"]:
     """z, g_4 and g_2 (`fine`, where it says in which channels they are) at places from 0 to 1 of i pictures, each of
     which has b / i prompts."""
-    (i, C, h, w), b = image.shape, len(at)
+    (i, _, h, w), b = image.shape, len(at)
     x, y = ((at[..., k] * 4 * n).long().clamp(0, 4 * n - 1) for k, n in enumerate((w, h)))  # in cells of g_2
     of = (torch.arange(b, device=at.device) * i // b)[:, None]
     quarter = 2 * (y // 2 % 2) + x // 2 % 2
     sixteenth = 4 * quarter + 2 * (y % 2) + x % 2
-    z, g4, g2 = image.split([C // 4, C // 4, C // 2], 1)
+    z, g4, g2, _ = image.split(wide(c), 1)
     parts = (
         z[of, :, y // 4, x // 4],
         g4.unflatten(1, (4, -1))[of, quarter, :, y // 4, x // 4],

@@ -3,9 +3,10 @@
 import torch
 from torch.nn.functional import gelu, interpolate, layer_norm, relu
 
-from ptheta.sam.fine import behind
+from ptheta.sam.fine import at_place, behind
 from ptheta.sam.model import SAM
 from ptheta.sam.prompt_encoder import there
+from ptheta.sam.propagation import propagated
 
 
 def test_places_are_behind_the_coarse_ones_quarter_by_quarter():
@@ -15,6 +16,7 @@ def test_places_are_behind_the_coarse_ones_quarter_by_quarter():
         assert torch.equal(halves[:, q], f[:, :, q // 2 :: 2, q % 2 :: 2])
         for r in range(4):
             assert torch.equal(quarters[:, q, r], f[:, :, 2 * (q // 2) + r // 2 :: 4, 2 * (q % 2) + r % 2 :: 4])
+    assert torch.equal(at_place(behind(f, 1), 1), f) and torch.equal(at_place(behind(f, 2), 2), f)
 
 
 def channels_normed(x, norm):
@@ -32,8 +34,9 @@ def by_hand(fine, x, z):
     h = fine.first8(channels_normed(interpolate(z, scale_factor=2) + fine.to8(f8), fine.norm8))
     z8 = channels_normed(h + fine.second8(gelu(h)), fine.last8)
     g4 = fine.near4(gelu(channels_normed(fine.to4(f4) + interpolate(fine.down4(z8), scale_factor=2), fine.norm4)))
-    g2 = fine.near2(gelu(channels_normed(fine.to2(f2) + interpolate(fine.down2(g4), scale_factor=2), fine.norm2)))
-    return z8, g4, g2
+    f = gelu(channels_normed(fine.to2(f2) + interpolate(fine.down2(g4), scale_factor=2), fine.norm2))
+    g2 = fine.near2(f)
+    return z8, g4, g2, fine.kernels(f)
 
 
 @torch.no_grad()
@@ -41,12 +44,12 @@ def test_masks_are_those_of_maps_of_full_size(tiny):
     """The ways up and down, and the decoder's end written with whole maps: transposed convolutions, then sums."""
     x = torch.randn(2, 3, 160, 160, generator=torch.Generator().manual_seed(0))
     image = tiny.embed_image(x)
-    assert image.shape == (2, tiny.map_channels, 20, 20) == (2, 512, 20, 20) and tiny.side == 80
+    assert image.shape == (2, tiny.map_channels, 20, 20) == (2, 944, 20, 20) and tiny.side == 80
     decoder, encoder, fine = tiny.mask_decoder, tiny.image_encoder, tiny.image_encoder.fine
     tokens = encoder.patch_embed(x) + encoder.pos_embed + fine.up(x)[0]
     for block in encoder.blocks:
         tokens = block(tokens)
-    z8, g4, g2 = by_hand(fine, x, encoder.neck(tokens.permute(0, 3, 1, 2)))
+    z8, g4, g2, K = by_hand(fine, x, encoder.neck(tokens.permute(0, 3, 1, 2)))
     torch.testing.assert_close(image[:, :128], z8, rtol=1e-4, atol=1e-4)
     points, labels = torch.tensor([[[40.0, 70.0]], [[9.0, 150.0]]]), torch.ones(2, 1, dtype=torch.long)
     m, _ = tiny.decode(image, points, labels)
@@ -58,7 +61,7 @@ def test_masks_are_those_of_maps_of_full_size(tiny):
     u = channels_normed(up1(z.transpose(1, 2).reshape(2, 128, 20, 20)) + g4, norm)
     U = relu(up2(gelu(u)) + g2)
     hyper = torch.stack([head(t[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)], 1)[:, 1:]
-    torch.testing.assert_close(m, torch.einsum("bkc,bchw->bkhw", hyper, U), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(m, propagated(torch.einsum("bkc,bchw->bkhw", hyper, U), K), rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
@@ -70,9 +73,9 @@ def test_a_point_reads_the_maps_at_its_pixel(tiny):
     tokens = encoder.patch_embed(x) + encoder.pos_embed + fine.up(x)[0]
     for block in encoder.blocks:
         tokens = block(tokens)
-    z8, g4, g2 = by_hand(fine, x, encoder.neck(tokens.permute(0, 3, 1, 2)))
+    z8, g4, g2, _ = by_hand(fine, x, encoder.neck(tokens.permute(0, 3, 1, 2)))
     at = torch.tensor([[[3.0, 5.0]], [[150.0, 9.0]], [[77.0, 78.0]], [[500.0, -4.0]]])
-    got = there(image, at / 160)
+    got = there(image, at / 160, 128)
     for row, (of, (x, y)) in enumerate(zip((0, 0, 1, 1), [(3, 5), (150, 9), (77, 78), (159, 0)])):
         expected = torch.cat([z8[of, :, y // 8, x // 8], g4[of, :, y // 4, x // 4], g2[of, :, y // 2, x // 2]])
         torch.testing.assert_close(got[row, 0], expected, rtol=1e-4, atol=1e-4)
