@@ -13,9 +13,11 @@ and over the N pairs of a batch
 
     p_{ij} = \exp s_{ij} / \sum_k \exp s_{ik},        q_{ij} = \exp s_{ij} / \sum_k \exp s_{kj}
 
-    L = −\frac{1}{2N} \sum_i (\log p_{ii} + \log q_{ii})                                      (3)
+    L = −\frac{1}{2N} \sum_i \frac{1}{|A_i|} \sum_{j ∈ A_i} (\log p_{ij} + \log q_{ji}),    A_i = \{j : t_j = t_i\}  (3)
 
-where λ is learned; where everything is mapped to one vector, L = \ln N. A class is then a text: with w_c the mean of
+where λ is learned; where everything is mapped to one vector, L = \ln N. Where all texts of a batch differ, A_i = {i},
+and (3) is the paper's; a text that comes twice is right for both of its pictures (J. Yang et al., "Unified Contrastive
+Learning in Image-Text-Label Space", CVPR 2022). A class is then a text: with w_c the mean of
 the v of what is said of class c in several ways, brought to length 1,
 
     p(c | x) = softmax_c( \exp(λ) u · w_c )                                                   (4)
@@ -59,7 +61,7 @@ from ptheta.data.order import minibatches
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.method import Between, Estimate
 from ptheta.nets.transformer import normal
-from ptheta.selfsup.gather import gathered
+from ptheta.selfsup.gather import gathered, gathered_without_gradient
 from ptheta.selfsup.pretraining import AT_ONCE, Encoder, Pretraining, PretrainingConfig, need_two
 from ptheta.selfsup.text import BYTES, TextEncoder, Tokenizer, first, learn, varied
 from ptheta.selfsup.views import Preset
@@ -97,10 +99,14 @@ class Config(PretrainingConfig):
 
 
 def clip_loss(
-    u: Float[Tensor, "b d"], v: Float[Tensor, "b d"], scale: Float[Tensor, ""] | float, rank: int = 0, world: int = 1
-) -> Float[Tensor, " b"]:
-    """The terms of eq. (3) for the b pairs of this process, against those of all; ‖u‖ = ‖v‖ = 1."""
+    u: Float[Tensor, "b d"], v: Float[Tensor, "b d"], scale: Float[Tensor, ""] | float, rank: int = 0, world: int = 1,
+    alike: Bool[Tensor, "b wb"] | None = None,
+) -> Float[Tensor, " b"]:  # fmt: skip
+    """The terms of eq. (3) for the b pairs of this process, against those of all; ‖u‖ = ‖v‖ = 1. alike: Which texts of
+    all are the same as each of this process; without it all differ."""
     target = torch.arange(len(u), device=u.device) + len(u) * rank
+    if alike is not None:
+        target = alike.to(u.dtype) / alike.sum(1, keepdim=True)
     every_u, every_v = gathered(u, world), gathered(v, world)
     with torch.autocast(u.device.type, enabled=False):  # in bf16, a cosine would be off by up to 1/256
         of_pictures = cross_entropy(scale * u @ every_v.t(), target, reduction="none")
@@ -173,7 +179,8 @@ class CLIP(Encoder):
         u = self.shared(self.features(self.view(x, step, "view")), self.W_i)
         v = self.shared(self.texts(t), self.W_t)
         scale = self.log_scale.exp()
-        return clip_loss(u, v, scale, self.rank, self.world), {"scale": scale, "alike": (u * v).sum(1).mean()}
+        alike = (t[:, None] == gathered_without_gradient(t, self.world)).all(2)
+        return clip_loss(u, v, scale, self.rank, self.world, alike), {"scale": scale, "alike": (u * v).sum(1).mean()}
 
     @torch.no_grad()
     def after_update(self, step: int, total: int) -> None:

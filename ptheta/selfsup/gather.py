@@ -8,7 +8,7 @@ L_r have to say of it, which is what `all_gather` passes back, and the mean over
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -22,7 +22,7 @@ def gathered(u: Float[Tensor, "b d"], world: int) -> Float[Tensor, "wb d"]:
 
 
 @torch.no_grad()
-def gathered_without_gradient(u: Float[Tensor, "b d"], world: int) -> Float[Tensor, "wb d"]:
+def gathered_without_gradient(u: Shaped[Tensor, "b d"], world: int) -> Shaped[Tensor, "wb d"]:
     """The rows of all `world` processes in their order."""
     if world == 1:
         return u.detach()

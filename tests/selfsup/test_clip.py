@@ -202,6 +202,7 @@ def test_the_loss_of_processes_is_the_loss_of_one(monkeypatch):
     whole, _ = model.loss((x, t), 5)
     u = model.shared(model.features(model.view(x, 5, "view")), model.W_i)
     v = model.shared(model.texts(t), model.W_t)
+    monkeypatch.setattr(clip, "gathered_without_gradient", lambda a, w: t)
     model.world, parts = 2, []
     for model.rank in (0, 1):
         mine = slice(16 * model.rank, 16 * model.rank + 16)

@@ -34,6 +34,24 @@ def test_the_loss_is_that_of_a_loop_over_pairs():
     torch.testing.assert_close(clip_loss(u, v, 3.0), torch.tensor(terms, dtype=torch.float64), rtol=1e-12, atol=1e-12)
 
 
+def test_of_texts_that_are_the_same_each_is_right():
+    """By a loop over pairs, where texts 0 and 3, and 1, 2 and 4 are the same."""
+    u, v = vectors(6)
+    of = torch.tensor([0, 1, 1, 0, 1, 2])
+    v = v[of]
+    terms = []
+    for i in range(6):
+        row = sum(math.exp(3.0 * float(u[i] @ v[j])) for j in range(6))
+        column = sum(math.exp(3.0 * float(u[j] @ v[i])) for j in range(6))
+        right = [j for j in range(6) if of[j] == of[i]]
+        p = [math.log(math.exp(3.0 * float(u[i] @ v[j])) / row) for j in right]
+        q = [math.log(math.exp(3.0 * float(u[j] @ v[i])) / column) for j in right]
+        terms.append(-(sum(p) + sum(q)) / 2 / len(right))
+    alike = of[:, None] == of
+    torch.testing.assert_close(clip_loss(u, v, 3.0, alike=alike), torch.tensor(terms, dtype=torch.float64))
+    torch.testing.assert_close(clip_loss(u, v, 3.0, alike=torch.eye(6) > 0), clip_loss(u, v, 3.0))
+
+
 @pytest.mark.parametrize("n", [2, 7, 64])
 def test_the_loss_at_collapse_is_ln_n(n):
     u = vectors(1)[0].expand(n, -1)
@@ -56,14 +74,15 @@ def test_pictures_and_texts_play_the_same_part_and_order_does_not_count(n, scale
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_average_to_one_in_loss_and_in_gradient(world, monkeypatch):
     u, v = (t.requires_grad_() for t in vectors(6))
+    alike = (torch.arange(6) % 4)[:, None] == torch.arange(6) % 4
     scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
-    whole = clip_loss(u, v, scale)
+    whole = clip_loss(u, v, scale, alike=alike)
     wanted = torch.autograd.grad(whole.mean(), (u, v, scale))
     b, losses = 6 // world, []
     for rank in range(world):
         mine = slice(rank * b, (rank + 1) * b)
         monkeypatch.setattr(clip, "gathered", lambda t, w, mine=mine: u if torch.equal(t, u[mine]) else v)
-        losses.append(clip_loss(u[mine], v[mine], scale, rank, world))
+        losses.append(clip_loss(u[mine], v[mine], scale, rank, world, alike[mine]))
     torch.testing.assert_close(torch.cat(losses), whole, rtol=1e-12, atol=1e-12)
     got = torch.autograd.grad(torch.stack([l.mean() for l in losses]).mean(), (u, v, scale))
     for a, w in zip(got, wanted):
