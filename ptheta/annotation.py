@@ -178,12 +178,12 @@ def reported(out: Path, reports: list[dict[str, Any]], json: bool) -> dict[str, 
     if json:
         print(json_module.dumps(told))
         return told
-    print(f"{'round':14} pictures  masks  a picture  by the model  clicks a mask  seconds a mask  above .9  recall")
+    print(f"{'round':14} pictures  masks  a picture  by the model  painted  clicks a mask  above .9  recall")
     for one in reports:
         quality = "       -       -" if one["quality"] is None else f"{one['quality']:8.0%}{one['recall']:8.0%}"
-        counts = f"{one['pictures']:8,} {one['masks']:6,} {one['masks_per_picture']:10.1f} {one['from_model']:13,}"
-        costs = f"{one['clicks_per_mask']:14.2f} {one['seconds_per_mask']:15.2f}"
-        print(f"{one['version']}-{one['stage']:12} {counts} {costs} {quality}")
+        counts = f"{one['pictures']:8,} {one['masks']:6,} {one['masks_per_picture']:10.1f}"
+        made = f"{one['from_model']:13,} {one['painted']:8,} {one['clicks_per_mask']:14.2f}"
+        print(f"{one['version']}-{one['stage']:12} {counts} {made}  {quality}")
     print(f"{out}/report.png")
     return told
 

@@ -42,7 +42,7 @@ def test_all_stages_leave_sets_models_and_a_report(model, tmp_path, capsys):
     rounds = json.loads(capsys.readouterr().out)["rounds"]
     assert [one["stage"] for one in rounds] == ["assisted", "semi", "automatic"]
     assert [one["pictures"] for one in rounds] == [3, 2, 2] and rounds[2]["clicks"] == 0
-    assert rounds[0]["masks"] and rounds[0]["clicks"] >= rounds[0]["masks"] + 20 * rounds[0]["given_up"]
+    assert rounds[0]["masks"] and rounds[0]["clicks"] >= rounds[0]["masks"] + 19 * rounds[0]["painted"]
     assert json.loads((tmp_path / "out/report.json").read_text())["rounds"] == rounds
     assert (tmp_path / "out/report.png").stat().st_size > 5000
     names = [set(p.stem for p in (tmp_path / "out/sets" / name).glob("*.png")) for name in ("1-assisted", "2-semi")]

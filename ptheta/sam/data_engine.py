@@ -10,9 +10,10 @@ Three stages, each of one round or several; after each round the model learns fr
 - fully automatic: a grid of points, filters, no mask twice (`everything`); nobody looks.
 
 Who annotates is a person in a window (`window`), or simulated: one who has true masks in mind, clicks at the middle of
-where the answer errs (`clicks`, eq. (2)), takes of three answers the best, is content with an IoU of `enough`, gives a
-mask up after `most` clicks, and accepts a mask of the model where it has that IoU with one in mind. With masks M_i and
-all clicks c, those for masks given up and one for each mask thrown out among them,
+where the answer errs (`clicks`, eq. (2)), takes of three answers the best, is content with an IoU of `enough`, paints
+what `most` clicks have not reached, as the paper's annotators can with a brush, and accepts a mask of the model where
+it has that IoU with one in mind. With masks M_i and all clicks c, those before painting and one for each mask thrown
+out among them,
 
     clicks per mask = c / |M|                                                                                    (1)
 
@@ -68,7 +69,7 @@ class Work:
     masks: Masks
     clicks: int = 0
     thrown_out: int = 0
-    given_up: int = 0
+    painted: int = 0
     seconds: float = 0.0
 
 
@@ -101,11 +102,11 @@ class Simulated:
         missing = truth[~good.any(0)]
         made, spent, reached = clicked(predictor, missing, self.enough, self.most)
         share = (time.perf_counter() - started) / max(1, len(missing))
-        for mask, count, done in zip(made, spent.tolist(), reached.tolist()):
-            if done:
-                masks.append(told(mask.numpy(), source="person", clicks=count, seconds=share))
-        thrown, up = right.count(False), int((~reached).sum())
-        return Work(masks, int(spent.sum()) + thrown, thrown, up, time.perf_counter() - started)
+        for mask, true, count, done in zip(made, missing, spent.tolist(), reached.tolist()):
+            how = {"source": "person"} if done else {"source": "person", "painted": True}
+            masks.append(told((mask if done else true).numpy(), **how, clicks=count, seconds=share))
+        thrown, painted = right.count(False), int((~reached).sum())
+        return Work(masks, int(spent.sum()) + thrown, thrown, painted, time.perf_counter() - started)
 
 
 @torch.no_grad()
@@ -172,7 +173,7 @@ class Tally:
     masks: int = 0
     clicks: int = 0
     thrown_out: int = 0
-    given_up: int = 0
+    painted: int = 0
     seconds: float = 0.0
     good: int = 0
     found: int = 0
@@ -251,7 +252,7 @@ def counted(tally: Tally, example: Example, about: dict[str, Any], masks: Masks)
     tally.pictures += 1
     tally.masks += len(masks)
     tally.from_model += sum(one.get("source") == "model" for one in masks)
-    for name in ("clicks", "thrown_out", "given_up", "seconds"):
+    for name in ("clicks", "thrown_out", "painted", "seconds"):
         setattr(tally, name, getattr(tally, name) + about.get(name, 0))
     if not example.masks:
         return

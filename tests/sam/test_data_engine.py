@@ -72,8 +72,11 @@ def test_masks_that_are_right_cost_no_click_and_wrong_ones_one(tiny):
     assert work.thrown_out == 1
     assert [one["source"] for one in work.masks].count("model") == 2
     person = [one for one in work.masks if one["source"] == "person"]
-    assert len(person) + work.given_up == len(missing)
-    assert work.clicks == sum(one["clicks"] for one in person) + 5 * work.given_up + 1
+    assert len(person) == len(missing) and work.clicks == sum(one["clicks"] for one in person) + 1
+    painted = [one for one in person if one.get("painted")]
+    assert len(painted) == work.painted and all(one["clicks"] == 5 for one in painted)
+    for one in painted:
+        assert overlaps(data_engine.stacked([one], truth.shape[1:]), truth).max() == 1
     assert all(overlaps(data_engine.stacked([one], truth.shape[1:]), truth).max() >= 0.9 for one in work.masks)
 
 
