@@ -2,8 +2,10 @@ r"""A window in which a person makes masks with the help of a model.
 
     left click, right click   a point inside, outside of what is meant: the answers are shown at once
     1, 2, 3                   one of the three answers to a first click (the one expected to be best is shown first)
+    b                         brush on and off: drag with the left button to add, with the right one to take away
+    + and -                   a larger brush, a smaller one
     enter                     accept the answer: it is on disk from then on
-    backspace                 take the last click back
+    backspace                 take back what was painted, or the last click
     x                         throw out the mask under the pointer
     n                         the picture is done: the next one
     q                         leave; what was accepted is kept, and the next sitting begins with this picture
@@ -27,8 +29,8 @@ from ptheta.sam.overlays import overlay
 from ptheta.sam.predictor import Predictor
 
 KEYS = (
-    "left: inside   right: outside   1 2 3: which answer   enter: accept   backspace: undo   x: throw out   n: next   "
-    "q: leave"
+    "left: inside   right: outside   1 2 3: which answer   b: brush, + - its size   enter: accept   backspace: undo   "
+    "x: throw out   n: next   q: leave"
 )
 
 
@@ -41,7 +43,9 @@ class Sitting:
         self.labels: list[int] = []
         self.answers: list[Any] = []
         self.shown = 0
-        self.clicks = self.thrown_out = 0
+        self.brush, self.radius = False, max(1, max(x.shape) // 64)
+        self.paint: np.ndarray | None = None
+        self.clicks = self.thrown_out = self.painted = 0
         self.done = self.left = False
         self.began = time.perf_counter()
 
@@ -50,7 +54,22 @@ class Sitting:
         self.points.append((x, y))
         self.labels.append(int(inside))
         self.clicks += 1
+        self.paint = None
         self._ask()
+
+    def drag(self, x: float, y: float, inside: bool) -> None:
+        """Add a disc to the answer, or take it away."""
+        h, w = self.x.shape[:2]
+        if self.paint is None:
+            self.paint = np.zeros((h, w), bool) if (answer := self.mask()) is None else answer.copy()
+        rows, columns = np.ogrid[:h, :w]
+        self.paint[(rows - y) ** 2 + (columns - x) ** 2 <= self.radius**2] = inside
+
+    def mask(self) -> np.ndarray | None:
+        """What would be accepted."""
+        if self.paint is not None:
+            return self.paint
+        return self.answers[-1].masks[self.shown].cpu().numpy() if self.answers else None
 
     def _ask(self) -> None:
         before = self.answers[-1] if len(self.answers) == len(self.points) - 1 and self.answers else None
@@ -62,9 +81,15 @@ class Sitting:
     def key(self, key: str | None, x: float | None = None, y: float | None = None) -> None:
         """What a key does; x, y: where the pointer is."""
         if key in ("1", "2", "3") and self.answers and int(key) <= len(self.answers[-1].masks):
-            self.shown = int(key) - 1
-        elif key == "enter" and self.answers:
-            self._accept()
+            self.shown, self.paint = int(key) - 1, None
+        elif key == "b":
+            self.brush = not self.brush
+        elif key in ("+", "-"):
+            self.radius = max(1, self.radius + (1 if key == "+" else -1))
+        elif key == "enter" and (mask := self.mask()) is not None:
+            self._accept(mask)
+        elif key == "backspace" and self.paint is not None:
+            self.paint = None
         elif key == "backspace" and self.points:
             for of in (self.points, self.labels, self.answers):
                 of.pop()
@@ -76,11 +101,13 @@ class Sitting:
         elif key == "q":
             self.left = True
 
-    def _accept(self) -> None:
-        mask = self.answers[-1].masks[self.shown].cpu().numpy()
+    def _accept(self, mask: np.ndarray) -> None:
         seconds, count = time.perf_counter() - self.began, len(self.points)
-        self.masks.append(told(mask, source="person", clicks=count, seconds=seconds))
-        self.points, self.labels, self.answers, self.began = [], [], [], time.perf_counter()
+        how = {"source": "person"} if self.paint is None else {"source": "person", "painted": True}
+        self.masks.append(told(mask, **how, clicks=count, seconds=seconds))
+        self.painted += self.paint is not None
+        self.points, self.labels, self.answers, self.paint = [], [], [], None
+        self.began = time.perf_counter()
         self.keep(self.masks)
 
     def _throw_out(self, x: float, y: float) -> None:
@@ -94,8 +121,7 @@ class Sitting:
     def picture(self) -> np.ndarray:
         """What is shown: masks that are there, and the answer in white."""
         x = overlay(self.x, [rle.decode(one["segmentation"]) for one in self.masks])
-        if self.answers:
-            mask = self.answers[-1].masks[self.shown].cpu().numpy()
+        if (mask := self.mask()) is not None:
             x[mask] = (0.5 * x[mask] + 127).astype(np.uint8)
         return x
 
@@ -138,7 +164,12 @@ class Person:
 
         def clicked(event: Any) -> None:
             if event.inaxes is axes and event.button in (1, 3):
-                after(event, lambda: sitting.click(event.xdata, event.ydata, event.button == 1))
+                act = sitting.drag if sitting.brush else sitting.click
+                after(event, lambda: act(event.xdata, event.ydata, event.button == 1))
+
+        def moved(event: Any) -> None:
+            if sitting.brush and event.inaxes is axes and event.button in (1, 3):
+                after(event, lambda: sitting.drag(event.xdata, event.ydata, event.button == 1))
 
         def pressed(event: Any) -> None:
             after(event, lambda: sitting.key(event.key, event.xdata, event.ydata))
@@ -147,7 +178,10 @@ class Person:
             sitting.left = True
             canvas.stop_event_loop()
 
-        names = {"button_press_event": clicked, "key_press_event": pressed, "close_event": closed}
+        names = {
+            "button_press_event": clicked, "motion_notify_event": moved, "key_press_event": pressed,
+            "close_event": closed,
+        }  # fmt: skip
         handles = [canvas.mpl_connect(name, handler) for name, handler in names.items()]
         draw()
         self.figure.show()
@@ -156,4 +190,4 @@ class Person:
             canvas.mpl_disconnect(handle)
         if sitting.left:
             raise Left
-        return Work(sitting.masks, sitting.clicks, sitting.thrown_out, 0, time.perf_counter() - started)
+        return Work(sitting.masks, sitting.clicks, sitting.thrown_out, sitting.painted, time.perf_counter() - started)

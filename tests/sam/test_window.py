@@ -52,6 +52,35 @@ def test_what_is_accepted_is_kept_at_once(sitting):
     assert [one["clicks"] for one in kept[-1]] == [1, 2] and begun.clicks == 3
 
 
+def test_what_clicks_do_not_reach_is_painted(sitting):
+    begun, _, kept = sitting
+    begun.key("enter")
+    assert not kept, "there is nothing to accept"
+    begun.key("b")
+    for _ in range(10):
+        begun.key("-")
+    begun.key("+")
+    assert begun.brush and begun.radius == 2
+    begun.drag(30, 20, True)
+    disc = np.fromfunction(lambda y, x: (y - 20) ** 2 + (x - 30) ** 2 <= 4, PICTURE.shape[:2])
+    assert np.array_equal(begun.mask(), disc)
+    begun.key("backspace")
+    assert begun.mask() is None
+    begun.click(30, 20, True)
+    answer = begun.mask().copy()
+    begun.drag(5, 5, True)
+    begun.drag(30, 20, False)
+    painted = begun.mask().copy()
+    assert painted[5, 5] and not painted[20, 30] and np.array_equal(painted[40:], answer[40:])
+    begun.key("enter")
+    assert np.array_equal(rle.decode(kept[-1][-1]["segmentation"]), painted)
+    assert kept[-1][-1]["painted"] and kept[-1][-1]["clicks"] == 1 and begun.painted == 1
+    begun.click(30, 20, True)
+    begun.drag(5, 5, True)
+    begun.click(31, 21, True)
+    assert begun.paint is None, "a click asks the model again"
+
+
 def test_a_click_is_taken_back(sitting):
     begun, _, _ = sitting
     begun.click(30, 20, True)
