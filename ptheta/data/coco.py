@@ -64,15 +64,16 @@ def read(file: Path, unlearned: int) -> Read:
     return pictures, maps, ("background", *names)
 
 
-def instances(file: Path) -> dict[Path, list[Any]]:
-    """The segmentations of each picture of a COCO file of instances that has some. Raises InputError for another file,
-    or a picture that is nowhere."""
+def instances(file: Path) -> dict[Path, list[tuple[Any, str]]]:
+    """The segmentations of each picture of a COCO file of instances that has some, and the names of their categories,
+    "" where there is none. Raises InputError for another file, or a picture that is nowhere."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        of_image: dict[Any, list[Any]] = {one["id"]: [] for one in content["images"]}
+        of_image: dict[Any, list[tuple[Any, str]]] = {one["id"]: [] for one in content["images"]}
+        called = {one["id"]: str(one.get("name", "")) for one in content.get("categories", [])}
         for one in content["annotations"]:
             if told := one.get("segmentation"):
-                of_image[one["image_id"]].append(told)
+                of_image[one["image_id"]].append((told, called.get(one.get("category_id"), "")))
         masked = [one for one in content["images"] if of_image[one["id"]]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"no {error.args[0]!r}" if isinstance(error, KeyError) else str(error)

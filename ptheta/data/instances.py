@@ -223,8 +223,10 @@ def of_scenes(size: int) -> InstanceData:
 
 # ---------------------------------------------------------------- files
 
-Source = tuple[Path, Callable[[tuple[int, int]], list[tuple[int, np.ndarray]]]]
-"""A picture, and what gives for its height and width the masks with who drew each."""
+Told = tuple[int, np.ndarray, str]
+"""Who drew a mask, the mask (h, w), and what it is called, or ""."""
+Source = tuple[Path, Callable[[tuple[int, int]], list[Told]]]
+"""A picture, and what gives its masks for its height and width."""
 
 
 def of_files(name: str, size: int, sources: list[Source], own: dict[str, list[int]] | None) -> InstanceData:
@@ -256,11 +258,12 @@ def opened(source: Source, size: int) -> Example:
     h, w = x.shape[:2]
     H, W = (max(1, int(side * size / max(h, w) + 0.5)) for side in (h, w))
     rows, columns = (((np.arange(n) + 0.5) * of / n).astype(int) for n, of in ((H, h), (W, w)))
-    told = [(who, mask[rows[:, None], columns]) for who, mask in masks_of((h, w))]
-    told = [(who, mask) for who, mask in told if mask.any()]
+    told = [(who, mask[rows[:, None], columns], name) for who, mask, name in masks_of((h, w))]
+    told = [one for one in told if one[1].any()]
     picture = np.asarray(Image.fromarray(x).resize((W, H), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    masks = tuple(rle.encode(mask) for _, mask in told)
-    return Example(str(file), np.ascontiguousarray(picture), masks, tuple(who for who, _ in told))
+    masks, names = tuple(rle.encode(mask) for _, mask, _ in told), tuple(name for _, _, name in told)
+    who = tuple(who for who, _, _ in told)
+    return Example(str(file), np.ascontiguousarray(picture), masks, who, names if any(names) else ())
 
 
 def in_folder(folder: Path) -> tuple[list[Source], dict[str, list[int]] | None]:
@@ -309,7 +312,7 @@ def region_maps(at: Path, picture: Path) -> list[Path]:
     return sorted(several, key=lambda f: int(f.stem[len(at.stem) + 1 :]))
 
 
-def of_maps(files: list[Path], shape: tuple[int, int]) -> list[tuple[int, np.ndarray]]:
+def of_maps(files: list[Path], shape: tuple[int, int]) -> list[Told]:
     """The regions of each file."""
     from ptheta.data.label_maps import read_map
 
@@ -319,20 +322,20 @@ def of_maps(files: list[Path], shape: tuple[int, int]) -> list[tuple[int, np.nda
         if y.shape != shape:
             raise InputError(f"{file} is {y.shape}, its picture {shape}; allowed: the same height and width.")
         nothing = {255 if y.dtype.itemsize == 1 else 65535, *([0] if (y > 0).any() else [])}
-        found += [(who, y == number) for number in np.unique(y).tolist() if number not in nothing]
+        found += [(who, y == number, "") for number in np.unique(y).tolist() if number not in nothing]
     return found
 
 
-def of_json(file: Path, shape: tuple[int, int]) -> list[tuple[int, np.ndarray]]:
-    """The masks of a file as SA-1B's."""
+def of_json(file: Path, shape: tuple[int, int]) -> list[Told]:
+    """The masks of a file as SA-1B's; `name` of an annotation is what it is called."""
     import json
 
     try:
         annotations = json.loads(file.read_text(encoding="utf-8"))["annotations"]
-        told = [one["segmentation"] for one in annotations]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = [(one["segmentation"], str(one.get("name") or "")) for one in annotations]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} has no masks ({error!r}); allowed: annotations, each with a segmentation.") from None
-    return [(0, drawn(one, shape, f"{file}, mask {i + 1},")) for i, one in enumerate(told)]
+    return [(0, drawn(one, shape, f"{file}, mask {i + 1},"), name) for i, (one, name) in enumerate(told)]
 
 
 def drawn(told: Any, shape: tuple[int, int], where: str) -> np.ndarray:
@@ -354,7 +357,7 @@ def of_coco(file: Path) -> list[Source]:
     """The pictures of a COCO file that have masks."""
     from ptheta.data import coco
 
-    def masks(told: list[Any], name: str, shape: tuple[int, int]) -> list[tuple[int, np.ndarray]]:
-        return [(0, drawn(one, shape, f"{file}, mask {i + 1} of {name},")) for i, one in enumerate(told)]
+    def masks(told: list[tuple[Any, str]], of: str, shape: tuple[int, int]) -> list[Told]:
+        return [(0, drawn(one, shape, f"{file}, mask {i + 1} of {of},"), name) for i, (one, name) in enumerate(told)]
 
     return [(picture, partial(masks, told, picture.name)) for picture, told in coco.instances(file).items()]

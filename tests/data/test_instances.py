@@ -51,6 +51,16 @@ def test_masks_of_files_are_those_that_were_written(layout, tmp_path):
     assert len(found) == 2 and all(np.array_equal(a, b) for a, b in zip(found, (LEFT, DISC)))
 
 
+def test_masks_are_called_by_their_category_or_name(tmp_path):
+    assert instances.load(coco(tmp_path / "coco"), size=60).split("train")[0].names == ("thing", "thing")
+    folder = sa_1b(tmp_path / "set")
+    assert instances.load(folder, size=60).split("train")[0].names == ()
+    told = json.loads((folder / "a.json").read_text())
+    told["annotations"][1]["name"] = "a disc"
+    (folder / "a.json").write_text(json.dumps(told))
+    assert instances.load(folder, size=60).split("train")[0].names == ("", "a disc")
+
+
 def test_every_persons_regions_are_masks_of_theirs(tmp_path):
     """1 and 2 are masks; 0 beside them is nothing, and 65535 neither."""
     Image.fromarray(PICTURE).save(tmp_path / "b.jpg")
