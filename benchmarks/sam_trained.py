@@ -26,8 +26,8 @@ from ptheta.sam.everything import Everything, Found, decoded, grid, suppressed
 from ptheta.sam.predictor import Predictor
 
 RESULTS = Path(__file__).parent / "results" / "sam_trained.json"
-GOOD, LOOSE = 0.9, 0.25
-IOUS, STABILITIES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.88), (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.95)
+GOOD, LOOSE = 0.9, 0.45
+IOUS, STABILITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92), (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
 
 
 def agreement(model, examples) -> dict[str, float]:
@@ -60,7 +60,7 @@ def filters(model, examples, points: int) -> None:
         truth, parts = every(example), []
         at = torch.from_numpy(grid(points) * [x.shape[1], x.shape[0]])
         for some in at.split(64):
-            for one in decoded(predictor, some, Everything(points=points, iou=LOOSE, stability=LOOSE)):
+            for one in decoded(predictor, some, Everything(points=points, iou=LOOSE, stability=0.0)):
                 masks = model.enlarged(one.logits[:, None], *x.shape[:2])[:, 0] > 0
                 parts.append((one, overlaps(masks, truth)))
         all_of = Found(*(torch.cat([getattr(p, name) for p, _ in parts]) for name in Found.__dataclass_fields__))

@@ -60,12 +60,16 @@ class PromptDecoder(nn.Module):
         return m, s if decoder.scoring is None else decoder.scoring(m, s)
 
 
+@torch.no_grad()
 def inputs(model: SAM, points: int, mask: bool, seed: int = 0) -> tuple[Tensor, ...]:
-    """A prompt and a map, drawn."""
+    """A prompt and a map, drawn; where there are shares in it (`propagation`), that of a drawn picture."""
     g, side = torch.Generator().manual_seed(seed), model.prompt_encoder.side
-    channels = model.map_channels
+    if model.image_encoder.fine is None:
+        image = torch.randn(1, model.map_channels, side, side, generator=g)
+    else:
+        image = model.embed_image(torch.randn(1, 3, model.size, model.size, generator=g))
     return (
-        torch.randn(1, channels, side, side, generator=g), model.size * torch.rand(1, points, 2, generator=g),
+        image, model.size * torch.rand(1, points, 2, generator=g),
         torch.randint(-1, 4, (1, points), generator=g), torch.randn(1, 1, 4 * side, 4 * side, generator=g),
         torch.tensor([float(mask)]),
     )  # fmt: skip

@@ -27,4 +27,4 @@ def plain() -> SAM:
 
 @pytest.fixture(scope="package")
 def tiny() -> SAM:
-    return shaken(SAM("tiny", 160))  # 10 × 10 tokens: windows of 8 do not divide them
+    return shaken(SAM("tiny", 160), seed=5)  # 10 × 10 tokens: windows of 8 do not divide them
