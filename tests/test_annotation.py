@@ -79,8 +79,8 @@ def test_a_stopped_engine_goes_on_and_loses_nothing(model, tmp_path, capsys, mon
 
 
 def test_where_nothing_could_be_annotated_nothing_is_learned(model, tmp_path, capsys):
-    assert run(model, tmp_path / "out", "--rounds", "assisted:1", "--enough", "1") == 0
-    assert "there is no mask to learn from after round 1-assisted" in capsys.readouterr().err
+    assert run(model, tmp_path / "out", "--rounds", "automatic:1", "--iou", "1") == 0
+    assert "there is no mask to learn from after round 1-automatic" in capsys.readouterr().err
     assert not (tmp_path / "out/models").exists()
 
 

@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, normalize
+from torch.nn.functional import cross_entropy, linear, normalize, pad
 
 from ptheta.data.folders import AGAIN
 from ptheta.data.order import minibatches
@@ -63,7 +63,7 @@ from ptheta.engine.method import Between, Estimate
 from ptheta.nets.transformer import normal
 from ptheta.selfsup.gather import gathered, gathered_without_gradient
 from ptheta.selfsup.pretraining import AT_ONCE, Encoder, Pretraining, PretrainingConfig, need_two
-from ptheta.selfsup.text import BYTES, TextEncoder, Tokenizer, first, learn, varied
+from ptheta.selfsup.text import BYTES, PAD, TextEncoder, Tokenizer, first, learn, varied
 from ptheta.selfsup.views import Preset
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ class CLIP(Encoder):
         u = self.shared(self.features(self.view(x, step, "view")), self.W_i)
         v = self.shared(self.texts(t), self.W_t)
         scale = self.log_scale.exp()
-        alike = (t[:, None] == gathered_without_gradient(t, self.world)).all(2)
+        longest = pad(t, (0, self.texts.length - t.shape[1]), value=PAD)  # each process has a length of its own
+        alike = (longest[:, None] == gathered_without_gradient(longest, self.world)).all(2)
         return clip_loss(u, v, scale, self.rank, self.world, alike), {"scale": scale, "alike": (u * v).sum(1).mean()}
 
     @torch.no_grad()
