@@ -17,7 +17,7 @@ from ptheta.tour.page import flags, image
 # For what is learned in two minutes: small scenes, one turn a conversation, large steps.
 ON_SCENES: dict[str, Any] = {"size": 128, "interactions": 1, "learning_rate": 0.01}
 ASKED = 24  # scenes, of which the figure is
-POINTS, IOU, STABILITY = 16, 0.4, 0.4
+POINTS, IOU, STABILITY = 16, 0.55, 0.4
 CLICK = (
     "A click in a scene that the model has never seen, what it may mean (the truth), and its three answers, each with "
     "the IoU that the model expects of it."
