@@ -18,15 +18,16 @@ from ptheta.use import Source, open_source
 TITLES = {
     "miou_1": "1 click, best of three", "miou_1_told": "1 click, the one it expects most of", "miou_3": "3 clicks",
     "miou_5": "5 clicks", "miou_box": "a box", "iou_correlation": "expected and true IoU, correlation",
-    "miou_words": "a name",
+    "miou_words": "a name", "miou_5_closer": "5 clicks, closer", "noc_90": "clicks to an IoU of .9, closer (20: not)",
+    "unreached": "share that 20 clicks do not bring there",
     "ar_1000": "AR@1000", "ar_1000_small": "AR@1000, small", "ar_1000_medium": "AR@1000, medium",
     "ar_1000_large": "AR@1000, large", "ods": "edges, F of one threshold", "ois": "edges, F of a threshold a picture",
 }  # fmt: skip
 
 
 def evaluate(
-    run: Source, data: str | None = None, split: str | None = None, limit: int | None = None, proposals: bool = False,
-    edges: bool = False, words: str | None = None, json: bool = False,
+    run: Source, data: str | None = None, split: str | None = None, limit: int | None = None, clicks: bool = False,
+    proposals: bool = False, edges: bool = False, words: str | None = None, json: bool = False,
 ) -> None:  # fmt: skip
     """Measure answers to clicks and boxes: mean IoU with the masks of pictures.
 
@@ -35,6 +36,7 @@ def evaluate(
         data: Other pictures with masks than the run was trained on.
         split: One split, or all (default: test, or the last there is).
         limit: Use only so many pictures.
+        clicks: Also clicks of somebody who comes closer to what is small, and how many they are to an IoU of 0.9.
         proposals: Also the average recall of 1,000 masks without a prompt (AR@1000).
         edges: Also edges, made of masks without a prompt, against the borders of what people drew (ODS).
         words: A run of clip: also masks for names, of a model that learned with it.
@@ -54,18 +56,17 @@ def evaluate(
     found: dict[str, Any] = dict(evaluation.figures(model, examples, spoken))
     if spoken is not None and "miou_words" not in found:
         raise InputError(f"no mask of {observations.name}, {part}, has a name to be asked for; nested has (--data).")
-    for wanted, name in ((proposals, "proposals"), (edges, "edges")):
+    for wanted, name in ((clicks, "clicks"), (proposals, "proposals"), (edges, "edges")):
         if wanted:
             with Progress(0, len(examples), "pictures", visible=True) as progress:
                 progress.note(name)
-                if name == "edges":
-                    from ptheta.sam.edges import scored
-
-                    found |= scored(model, examples, progress=progress.advance)
+                if name == "clicks":
+                    from ptheta.sam.number_of_clicks import counted as measured
+                elif name == "edges":
+                    from ptheta.sam.edges import scored as measured
                 else:
-                    from ptheta.sam.proposals import recalls
-
-                    found |= recalls(model, examples, progress=progress.advance)
+                    from ptheta.sam.proposals import recalls as measured
+                found |= measured(model, examples, progress=progress.advance)
     if json:
         figures = {k: v if math.isfinite(v) else None for k, v in flat(found).items()}
         print(json_module.dumps({"method": model.name, "data": observations.name, "split": part, "metrics": figures}))

@@ -28,10 +28,12 @@ def test_figures_are_printed_and_told_to_machines(model, capsys):
     assert run(model, "--limit", 2) == 0
     shown = capsys.readouterr().out
     assert "2 pictures of" in shown and "4 masks" in shown and "1 click, best of three" in shown
-    assert run(model, "--limit", 2, "--split", "valid", "--proposals", "--edges", "--json") == 0
+    assert run(model, "--limit", 2, "--split", "valid", "--clicks", "--proposals", "--edges", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["method"], told["data"], told["split"]) == ("sam", PICTURES, "valid")
     wanted = {"miou_1", "miou_1_told", "miou_3", "miou_5", "miou_box", "iou_correlation", "ar_1000", "ods", "ois"}
+    wanted |= {"miou_5_closer", "unreached"}
+    assert 1 <= told["metrics"]["noc_90"] <= 20
     assert wanted <= told["metrics"].keys() and all(-1 <= told["metrics"][k] <= 1 for k in wanted)
 
 

@@ -10,10 +10,10 @@ Three stages, each of one round or several; after each round the model learns fr
 - fully automatic: a grid of points, filters, no mask twice (`everything`); nobody looks.
 
 Who annotates is a person in a window (`window`), or simulated: one who has true masks in mind, clicks at the middle of
-where the answer errs (`clicks`, eq. (2)), takes of three answers the best, is content with an IoU of `enough`, paints
-what `most` clicks have not reached, as the paper's annotators can with a brush, and accepts a mask of the model where
-it has that IoU with one in mind. With masks M_i and all clicks c, those before painting and one for each mask thrown
-out among them,
+where the answer errs (`clicks`, eq. (2)), takes of three answers the best, comes closer to what is small (`closer`), is
+content with an IoU of `enough`, paints what `most` clicks have not reached, as the paper's annotators can with a brush,
+and accepts a mask of the model where it has that IoU with one in mind. With masks M_i and all clicks c, those before
+painting and one for each mask thrown out among them,
 
     clicks per mask = c / |M|                                                                                    (1)
 
@@ -45,10 +45,11 @@ from ptheta.data import rle
 from ptheta.data.instances import Example
 from ptheta.engine.checkpoint import write_text
 from ptheta.sam import clicks, mask_sets
+from ptheta.sam.closer import Closer
 from ptheta.sam.evaluation import overlap
 from ptheta.sam.everything import Everything, everything
 from ptheta.sam.model import SAM
-from ptheta.sam.predictor import Predictor
+from ptheta.sam.predictor import Answer, Predictor
 
 GOOD = 0.9
 Masks = list[dict[str, Any]]
@@ -100,7 +101,8 @@ class Simulated:
         right = good.any(1).tolist()
         masks = [one for one, is_right in zip(filled, right) if is_right]
         missing = truth[~good.any(0)]
-        made, spent, reached = clicked(predictor, missing, self.enough, self.most)
+        closer = Closer(predictor, example.picture.transpose(1, 2, 0))
+        made, spent, reached = clicked(closer, missing, self.enough, self.most)
         share = (time.perf_counter() - started) / max(1, len(missing))
         for mask, true, count, done in zip(made, missing, spent.tolist(), reached.tolist()):
             how = {"source": "person"} if done else {"source": "person", "painted": True}
@@ -111,29 +113,29 @@ class Simulated:
 
 @torch.no_grad()
 def clicked(
-    predictor: Predictor, truth: Bool[Tensor, "n h w"], enough: float, most: int
+    closer: Closer, truth: Bool[Tensor, "n h w"], enough: float, most: int
 ) -> tuple[Bool[Tensor, "n h w"], Tensor, Tensor]:
     """For masks in mind the last answers, how many clicks each took, and whether it was good enough at last."""
-    made, spent = torch.zeros_like(truth), torch.zeros(len(truth), dtype=torch.long)
+    made, spent = torch.zeros_like(truth), torch.ones(len(truth), dtype=torch.long)
     reached = torch.zeros(len(truth), dtype=torch.bool)
-    left = torch.arange(len(truth))
+    if not len(truth):
+        return made, spent, reached
     at, _ = clicks.middle(truth)
-    points, labels, logits = at[:, None], torch.ones(len(truth), 1, dtype=torch.long), None
-    for turn in range(1, most + 1):
-        if not len(left):
-            break
-        answer = predictor.predict(points=points, labels=labels, masks=logits, several=turn == 1)
-        masks, wanted = answer.masks.cpu(), truth[left]
-        ious = torch.stack([overlap(masks[:, k], wanted) for k in range(masks.shape[1])], 1)
-        best, of = ious.max(1)
-        n = torch.arange(len(left))
-        made[left], spent[left], reached[left] = masks[n, of], turn, best >= enough
-        on = best < enough
-        wrong = (masks[n, of] ^ wanted)[on]
-        point, _ = clicks.middle(wrong)
-        label = clicks.labels(point, wanted[on])
-        points, labels = torch.cat([points[on], point[:, None]], 1), torch.cat([labels[on], label[:, None]], 1)
-        logits, left = answer.logits[n, of].cpu()[on][:, None], left[on]
+    first = closer.predictor.predict(points=at[:, None], labels=torch.ones(len(truth), 1))
+    for i, wanted in enumerate(truth):
+        points, labels = [at[i].tolist()], [1]
+        turn = closer.begun(Answer(first.masks[i], first.ious[i], first.logits[i]))
+        while True:
+            masks = turn.answer.masks.cpu()
+            ious = overlap(masks, wanted.expand_as(masks))
+            best = int(ious.argmax())
+            made[i], reached[i] = masks[best], ious[best] >= enough
+            if reached[i] or spent[i] == most:
+                break
+            point, _ = clicks.middle((masks[best] ^ wanted)[None])
+            points.append(point[0].tolist())
+            labels.append(int(clicks.labels(point, wanted[None])))
+            turn, spent[i] = closer.ask(points, labels, turn, best), spent[i] + 1
     return made, spent, reached
 
 

@@ -14,8 +14,8 @@ which above 0 is within the mask.
 | vit_b | 768 | 12 | 12 | 2, 5, 8, 11 | 14 | 1024 | 93,735,472 |
 | vit_l | 1024 | 24 | 16 | 5, 11, 17, 23 | 14 | 1024 | 312,342,832 |
 | vit_h | 1280 | 32 | 16 | 7, 15, 23, 31 | 14 | 1024 | 641,090,608 |
-| tiny | 128 | 6 | 4 | 1, 3, 5 | 8 | any multiple of 16 | 2,668,848 for 256 |
-| small | 192 | 8 | 3 | 1, 3, 5, 7 | 8 | any multiple of 16 | 6,669,664 for 256 |
+| tiny | 128 | 6 | 4 | 1, 3, 5 | 8 | any multiple of 16 | 2,710,540 for 256 |
+| small | 192 | 8 | 3 | 1, 3, 5, 7 | 8 | any multiple of 16 | 6,714,044 for 256 |
 
 `tiny` and `small` are ours, for training on a processor; their prompts have 128 and 192 channels, and beside their
 patches there are convolutions for what is smaller (`fine`): the map has a place for 8 pixels, answers one for two.

@@ -1,6 +1,7 @@
 r"""A window in which a person makes masks with the help of a model.
 
-    left click, right click   a point inside, outside of what is meant: the answers are shown at once
+    left click, right click   a point inside, outside of what is meant: the answers are shown at once, of what is
+                              small from the second on after a closer look (`closer`)
     1, 2, 3                   one of the three answers to a first click (the one expected to be best is shown first)
     b                         brush on and off: drag with the left button to add, with the right one to take away
     + and -                   a larger brush, a smaller one
@@ -24,6 +25,7 @@ import numpy as np
 from ptheta.data import rle
 from ptheta.data.instances import Example
 from ptheta.engine.errors import UsageError
+from ptheta.sam.closer import Closer, Turn
 from ptheta.sam.data_engine import Left, Masks, Work, told
 from ptheta.sam.overlays import overlay
 from ptheta.sam.predictor import Predictor
@@ -38,10 +40,10 @@ class Sitting:
     """One picture in the window. Its handlers are what the window calls; they need no screen."""
 
     def __init__(self, predictor: Predictor, x: np.ndarray, filled: Masks, keep: Callable[[Masks], None]):
-        self.predictor, self.x, self.masks, self.keep = predictor, x, list(filled), keep
+        self.closer, self.x, self.masks, self.keep = Closer(predictor, x), x, list(filled), keep
         self.points: list[tuple[float, float]] = []
         self.labels: list[int] = []
-        self.answers: list[Any] = []
+        self.turns: list[Turn] = []
         self.shown = 0
         self.brush, self.radius = False, max(1, max(x.shape) // 64)
         self.paint: np.ndarray | None = None
@@ -69,18 +71,16 @@ class Sitting:
         """What would be accepted."""
         if self.paint is not None:
             return self.paint
-        return self.answers[-1].masks[self.shown].cpu().numpy() if self.answers else None
+        return self.turns[-1].answer.masks[self.shown].cpu().numpy() if self.turns else None
 
     def _ask(self) -> None:
-        before = self.answers[-1] if len(self.answers) == len(self.points) - 1 and self.answers else None
-        logits = None if before is None else before.logits[self.shown][None]
-        answer = self.predictor.predict(self.points, self.labels, masks=logits, several=len(self.points) == 1)
-        self.answers.append(answer)
-        self.shown = int(answer.ious.argmax())
+        before = self.turns[-1] if self.turns else None
+        self.turns.append(self.closer.ask(self.points, self.labels, before, self.shown))
+        self.shown = int(self.turns[-1].answer.ious.argmax())
 
     def key(self, key: str | None, x: float | None = None, y: float | None = None) -> None:
         """What a key does; x, y: where the pointer is."""
-        if key in ("1", "2", "3") and self.answers and int(key) <= len(self.answers[-1].masks):
+        if key in ("1", "2", "3") and self.turns and int(key) <= len(self.turns[-1].answer.masks):
             self.shown, self.paint = int(key) - 1, None
         elif key == "b":
             self.brush = not self.brush
@@ -91,9 +91,9 @@ class Sitting:
         elif key == "backspace" and self.paint is not None:
             self.paint = None
         elif key == "backspace" and self.points:
-            for of in (self.points, self.labels, self.answers):
+            for of in (self.points, self.labels, self.turns):
                 of.pop()
-            self.shown = int(self.answers[-1].ious.argmax()) if self.answers else 0
+            self.shown = int(self.turns[-1].answer.ious.argmax()) if self.turns else 0
         elif key == "x" and x is not None and y is not None:
             self._throw_out(x, y)
         elif key == "n":
@@ -106,7 +106,7 @@ class Sitting:
         how = {"source": "person"} if self.paint is None else {"source": "person", "painted": True}
         self.masks.append(told(mask, **how, clicks=count, seconds=seconds))
         self.painted += self.paint is not None
-        self.points, self.labels, self.answers, self.paint = [], [], [], None
+        self.points, self.labels, self.turns, self.paint = [], [], [], None
         self.began = time.perf_counter()
         self.keep(self.masks)
 

@@ -26,13 +26,13 @@ def test_a_click_asks_and_a_key_chooses_among_three(sitting):
     begun, predictor, _ = sitting
     begun.click(30, 20, True)
     answer = predictor.predict([[30, 20]], [1])
-    assert torch.equal(begun.answers[-1].masks, answer.masks) and begun.shown == int(answer.ious.argmax())
+    assert torch.equal(begun.turns[-1].answer.masks, answer.masks) and begun.shown == int(answer.ious.argmax())
     for key in "123":
         begun.key(key)
         assert begun.shown == int(key) - 1
     begun.click(10, 10, False)  # from the third answer on
     second = predictor.predict([[30, 20], [10, 10]], [1, 0], masks=answer.logits[2][None], several=False)
-    assert torch.equal(begun.answers[-1].logits, second.logits) and len(begun.answers[-1].masks) == 1
+    assert torch.equal(begun.turns[-1].answer.logits, second.logits) and len(begun.turns[-1].answer.masks) == 1
     begun.key("2")
     assert begun.shown == 0, "there is one answer"
 
@@ -42,10 +42,10 @@ def test_what_is_accepted_is_kept_at_once(sitting):
     begun.key("enter")
     assert not kept, "there was nothing to accept"
     begun.click(30, 20, True)
-    mask = begun.answers[-1].masks[begun.shown].numpy()
+    mask = begun.turns[-1].answer.masks[begun.shown].numpy()
     begun.key("enter")
     assert len(kept) == 1 and np.array_equal(rle.decode(kept[0][0]["segmentation"]), mask)
-    assert kept[0][0]["clicks"] == 1 and kept[0][0]["source"] == "person" and not begun.points and not begun.answers
+    assert kept[0][0]["clicks"] == 1 and kept[0][0]["source"] == "person" and not begun.points and not begun.turns
     begun.click(5, 5, True)
     begun.click(60, 5, True)
     begun.key("enter")
@@ -84,13 +84,13 @@ def test_what_clicks_do_not_reach_is_painted(sitting):
 def test_a_click_is_taken_back(sitting):
     begun, _, _ = sitting
     begun.click(30, 20, True)
-    first = begun.answers[-1]
+    first = begun.turns[-1]
     begun.click(10, 10, False)
     begun.key("backspace")
-    assert begun.points == [(30, 20)] and begun.answers == [first]
+    assert begun.points == [(30, 20)] and begun.turns == [first]
     begun.key("backspace")
     begun.key("backspace")
-    assert not begun.points and not begun.answers
+    assert not begun.points and not begun.turns
     assert begun.picture().shape == PICTURE.shape
 
 
