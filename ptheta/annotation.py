@@ -25,8 +25,8 @@ from ptheta.engine import checkpoint
 from ptheta.engine.errors import InputError, UsageError
 from ptheta.engine.progress import Progress
 from ptheta.sam import data_engine
-from ptheta.sam.everything import Everything
 from ptheta.sam.predictor import Predictor
+from ptheta.sam.twice import Twice
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +37,8 @@ ROUNDS = "assisted:40,assisted:40,semi:40,semi:40,automatic:80"
 
 def annotate(
     pictures: Annotated[str, tyro.conf.Positional], model: str, out: Path, simulate: bool = False,
-    rounds: str = ROUNDS, steps: int = 600, batch_size: int = 4, learning_rate: float = 2e-3, points: int = 32,
-    enough: float = 0.9, sure: float = 0.92, iou: float = 0.88, stability: float = 0.95, seed: int = 0,
+    rounds: str = ROUNDS, steps: int = 600, batch_size: int = 4, learning_rate: float = 2e-3, points: int = 24,
+    enough: float = 0.9, likely: float = 0.5, sure: float = 0.7, seed: int = 0,
     threads: int | None = None, json: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Make masks with the help of a model that learns from them.
@@ -54,9 +54,8 @@ def annotate(
         learning_rate: Step size of these at its highest.
         points: Points a side of the grid that asks for masks without a person.
         enough: IoU with which somebody simulated is content.
-        sure: Least expected IoU of masks that are there before a person begins (semi).
-        iou: Least expected IoU of masks that nobody looks at (automatic).
-        stability: Least stability of both.
+        likely: Least confidence (`twice`, eq. (2)) of masks that are there before a person begins (semi).
+        sure: Least confidence of masks that nobody looks at (automatic).
         seed: Of the trainings.
         threads: CPU threads.
         json: Print one JSON object.
@@ -66,10 +65,10 @@ def annotate(
     if getattr(first, "name", "") != "sam":
         raise InputError(f"{model} is of {first.name}, which makes no masks for points; give weights of sam.")
     asked = {"pictures": pictures, "model": model, "simulate": simulate, "rounds": rounds, "steps": steps,
-             "batch_size": batch_size, "learning_rate": learning_rate, "points": points, "enough": enough, "sure": sure,
-             "iou": iou, "stability": stability, "seed": seed}  # fmt: skip
+             "batch_size": batch_size, "learning_rate": learning_rate, "points": points, "enough": enough,
+             "likely": likely, "sure": sure, "seed": seed}  # fmt: skip
     examples, valid = looked_at(pictures, simulate, first.size, sum(one.pictures for one in plan))
-    automatic = Everything(points=points, batch=64, iou=iou, stability=stability)
+    automatic = Twice(points=points, sure=sure)
     annotator = data_engine.Simulated(enough) if simulate else person()
     opened(out, asked)
     reports, begin, weights = [], 0, Path(model)
@@ -87,7 +86,7 @@ def annotate(
                 progress.note(name)
                 try:
                     data_engine.round_of(
-                        part, one.stage, folder, predictor, annotator, replace(automatic, iou=sure), automatic,
+                        part, one.stage, folder, predictor, annotator, replace(automatic, sure=likely), automatic,
                         number, progress.advance,
                     )  # fmt: skip
                 except data_engine.Left:

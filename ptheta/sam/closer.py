@@ -120,8 +120,26 @@ class Closer:
         shift = 0.0 if near is self.predictor else max(0.0, 0.5 - 0.5 * max(width, height) / size)
         shifted = (at[here] - (left, top) + shift).clip(0, (width, height))  # middles of pixels stay middles
         prompt = {"points": shifted, "labels": of[here]} if here.any() else {}
-        answer = near.predict(**prompt, masks=logits, several=False)
-        masks = torch.zeros(1, *mask.shape, dtype=torch.bool)
+        return self.placed(where, near, near.predict(**prompt, masks=logits, several=False))
+
+    def again(self, before: Turn, shown: int = 0) -> Turn:
+        """An answer asked for by its box and its logits, in the window around it. Raises ValueError of an empty one."""
+        mask = before.answer.masks[shown].cpu()
+        B = box(mask, np.zeros((0, 2)))
+        if B is None:
+            raise ValueError("the answer is empty; there is nothing to come closer to.")
+        wanted = window(B, self.picture.shape[:2], self.predictor.model.size)
+        where, near = self.moved(before, wanted, np.array(B[:2]))
+        left, top, right, bottom = where
+        logits = handed(before.answer.logits[shown][None].cpu(), before.window, where)
+        ends = np.array(B).reshape(2, 2) - (left, top)
+        boxes = ends.clip(0, (right - left, bottom - top)).reshape(4)
+        return self.placed(where, near, near.predict(boxes=boxes, masks=logits, several=False))
+
+    def placed(self, where: Window, near: Predictor, answer: Answer) -> Turn:
+        """The turn of an answer about a window."""
+        left, top, right, bottom = where
+        masks = torch.zeros(len(answer.masks), *self.picture.shape[:2], dtype=torch.bool)
         masks[:, top:bottom, left:right] = answer.masks.cpu()
         return Turn(where, near, Answer(masks, answer.ious, answer.logits))
 

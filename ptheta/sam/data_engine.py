@@ -7,7 +7,7 @@ Three stages, each of one round or several; after each round the model learns fr
 - assisted-manual: of each thing in a picture that somebody has in mind, clicks until the answer is good enough;
 - semi-automatic: masks that the model is sure of are there from the beginning; wrong ones are thrown out, and what is
   missing is clicked as before;
-- fully automatic: a grid of points, filters, no mask twice (`everything`); nobody looks.
+- fully automatic: a grid of points, each mask looked at twice, filters (`twice`); nobody looks.
 
 Who annotates is a person in a window (`window`), or simulated: one who has true masks in mind, clicks at the middle of
 where the answer errs (`clicks`, eq. (2)), takes of three answers the best, comes closer to what is small (`closer`), is
@@ -38,7 +38,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from ptheta.data import rle
@@ -46,10 +46,10 @@ from ptheta.data.instances import Example
 from ptheta.engine.checkpoint import write_text
 from ptheta.sam import clicks, mask_sets
 from ptheta.sam.closer import Closer
-from ptheta.sam.evaluation import overlap
-from ptheta.sam.everything import Everything, everything
+from ptheta.sam.evaluation import overlap, overlaps
 from ptheta.sam.model import SAM
 from ptheta.sam.predictor import Answer, Predictor
+from ptheta.sam.twice import Twice, twice
 
 GOOD = 0.9
 Masks = list[dict[str, Any]]
@@ -151,13 +151,6 @@ def stacked(masks: Masks, size: Sequence[int]) -> Bool[Tensor, "n h w"]:
     return torch.from_numpy(np.stack([rle.decode(one["segmentation"]) for one in masks]))
 
 
-def overlaps(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "m h w"]) -> Float[Tensor, "n m"]:
-    """IoU of each of some masks with each of others."""
-    x, y = a.flatten(1).float(), b.flatten(1).float()
-    both = x @ y.T
-    return both / (x.sum(1, keepdim=True) + y.sum(1) - both).clamp(min=1)
-
-
 def told(mask: np.ndarray, **about: Any) -> dict[str, Any]:
     """A mask as files have it."""
     return {"segmentation": rle.encode(mask), "area": int(mask.sum()), **about}
@@ -196,25 +189,25 @@ class Tally:
 
 
 def annotated(
-    predictor: Predictor, example: Example, stage: str, annotator: Annotator, sure: Everything, automatic: Everything,
+    predictor: Predictor, example: Example, stage: str, annotator: Annotator, sure: Twice, automatic: Twice,
     before: Masks, keep: Callable[[Masks], None],
 ) -> Work:  # fmt: skip
     """The masks of one picture in a stage. before: Those of an earlier sitting, which was not ended."""
     x = example.picture.transpose(1, 2, 0)
     started = time.perf_counter()
     if stage == "automatic":
-        found = [{**one, "source": "model", "clicks": 0} for one in everything(predictor, x, automatic)]
+        found = [{**one, "source": "model", "clicks": 0} for one in twice(predictor, x, automatic)]
         return Work(found, seconds=time.perf_counter() - started)
     filled = before
     if stage == "semi" and not before:
-        filled = [{**one, "source": "model", "clicks": 0} for one in everything(predictor, x, sure)]
+        filled = [{**one, "source": "model", "clicks": 0} for one in twice(predictor, x, sure)]
     predictor.set_image(x)
     return annotator.annotate(predictor, example, filled, keep)
 
 
 def round_of(
     examples: Sequence[Example], stage: Literal["assisted", "semi", "automatic"], folder: Path, predictor: Predictor,
-    annotator: Annotator, sure: Everything, automatic: Everything, number: int, progress: Callable[[int], Any],
+    annotator: Annotator, sure: Twice, automatic: Twice, number: int, progress: Callable[[int], Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Make the set of a round, or what of it is missing, and tell what it came to."""
     tally = Tally(stage)

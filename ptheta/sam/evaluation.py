@@ -116,6 +116,13 @@ def overlap(m: Bool[Tensor, "*n h w"], y: Bool[Tensor, "*n h w"]) -> Float[Tenso
     return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(both, dtype=torch.float32))
 
 
+def overlaps(a: Bool[Tensor, "n h w"], b: Bool[Tensor, "m h w"]) -> Float[Tensor, "n m"]:
+    """IoU of each of some masks with each of others."""
+    x, y = a.flatten(1).float(), b.flatten(1).float()
+    both = x @ y.T
+    return both / (x.sum(1, keepdim=True) + y.sum(1) - both).clamp(min=1)
+
+
 @torch.no_grad()
 def called(model: SAM, example: Example, words: Any) -> Float[Tensor, " n"]:
     """IoUs of eq. (6), one for each name."""

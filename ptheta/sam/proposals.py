@@ -23,8 +23,8 @@ import torch
 
 from ptheta.data.instances import Example
 from ptheta.engine.method import Estimate
-from ptheta.sam.data_engine import every, overlaps, stacked
-from ptheta.sam.evaluation import jackknifed
+from ptheta.sam.data_engine import every, stacked
+from ptheta.sam.evaluation import jackknifed, overlaps
 from ptheta.sam.everything import Everything, everything
 from ptheta.sam.model import SAM
 from ptheta.sam.predictor import Predictor
