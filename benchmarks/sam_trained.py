@@ -1,7 +1,7 @@
 """What can be measured of trained weights of Segment Anything alone.
 
     python benchmarks/sam_trained.py RUN --data nested              do masks in bfloat16 agree with those in float32
-    python benchmarks/sam_trained.py RUN --data nested --filters    all masks of a picture, by filters
+    python benchmarks/sam_trained.py RUN --data nested --filters    all masks of a picture, looked at twice, by confidence
 
 Agreement is the mean IoU of each best mask in bfloat16 with that in float32, of a click in each mask's middle and of
 its box, at the picture's own size, into benchmarks/results/sam_trained.json. Quality is the share of masks that have an
@@ -20,14 +20,14 @@ from ptheta import api
 from ptheta.data import instances
 from ptheta.sam import clicks
 from ptheta.sam.boxes import around
-from ptheta.sam.data_engine import every, overlaps
-from ptheta.sam.evaluation import asked, overlap
-from ptheta.sam.everything import Everything, Found, decoded, grid, suppressed
+from ptheta.sam.data_engine import every, stacked
+from ptheta.sam.evaluation import asked, overlap, overlaps
 from ptheta.sam.predictor import Predictor
+from ptheta.sam.twice import Twice, twice
 
 RESULTS = Path(__file__).parent / "results" / "sam_trained.json"
-GOOD, LOOSE = 0.9, 0.45
-IOUS, STABILITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.88, 0.9, 0.92), (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
+GOOD = 0.9
+SURE = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.72, 0.75, 0.8)
 
 
 def agreement(model, examples) -> dict[str, float]:
@@ -52,31 +52,22 @@ def agreement(model, examples) -> dict[str, float]:
 
 
 def filters(model, examples, points: int) -> None:
-    """A line for each pair of filters."""
+    """A line for each least confidence of masks that were looked at twice."""
     predictor, told = Predictor(model), []
     for example in examples:
-        x = example.picture.transpose(1, 2, 0)
-        predictor.set_image(x)
-        truth, parts = every(example), []
-        at = torch.from_numpy(grid(points) * [x.shape[1], x.shape[0]])
-        for some in at.split(64):
-            for one in decoded(predictor, some, Everything(points=points, iou=LOOSE, stability=0.0)):
-                masks = model.enlarged(one.logits[:, None], *x.shape[:2])[:, 0] > 0
-                parts.append((one, overlaps(masks, truth)))
-        all_of = Found(*(torch.cat([getattr(p, name) for p, _ in parts]) for name in Found.__dataclass_fields__))
-        told.append((all_of, torch.cat([ious for _, ious in parts])))
-    print("expected IoU  stability  masks  quality  recall")
-    for least in IOUS:
-        for stability in STABILITIES:
-            masks = good = met = true = 0
-            for one, ious in told:
-                kept = ((one.ious > least) & (one.stability >= stability)).nonzero()[:, 0]
-                kept = kept[suppressed(one.boxes[kept], one.ious[kept], 0.7)]
-                masks, true = masks + len(kept), true + ious.shape[1]
-                if len(kept):
-                    good += int((ious[kept].amax(1) > GOOD).sum())
-                    met += int((ious[kept].amax(0) > GOOD).sum())
-            print(f"{least:12.2f} {stability:10.2f} {masks:6} {good / max(1, masks):8.0%} {met / true:7.0%}")
+        x, truth = example.picture.transpose(1, 2, 0), every(example)
+        found = twice(predictor, x, Twice(points=points, sure=min(SURE)))
+        told.append((torch.tensor([one["confidence"] for one in found]), overlaps(stacked(found, x.shape[:2]), truth)))
+    print("confidence  masks  quality  recall")
+    for sure in SURE:
+        masks = good = met = true = 0
+        for q, ious in told:
+            kept, true = ious[q >= sure], true + ious.shape[1]
+            masks += len(kept)
+            if len(kept):
+                good += int((kept.amax(1) > GOOD).sum())
+                met += int((kept.amax(0) > GOOD).sum())
+        print(f"{sure:10.2f} {masks:6} {good / max(1, masks):8.0%} {met / true:7.0%}")
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from ptheta.sam.model import SAM
 
 PICTURES = masked()
 ROUNDS = "assisted:3,semi:2,automatic:2"
-SMALL = ("--simulate", "--rounds", ROUNDS, "--steps", "2", "--points", "4", "--iou", "0", "--stability", "0",
+SMALL = ("--simulate", "--rounds", ROUNDS, "--steps", "2", "--points", "4", "--likely", "0", "--sure", "0",
          "--enough", "0.2", "--threads", "1")  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_a_stopped_engine_goes_on_and_loses_nothing(model, tmp_path, capsys, mon
 
 
 def test_where_nothing_could_be_annotated_nothing_is_learned(model, tmp_path, capsys):
-    assert run(model, tmp_path / "out", "--rounds", "automatic:1", "--iou", "1") == 0
+    assert run(model, tmp_path / "out", "--rounds", "automatic:1", "--sure", "1") == 0
     assert "there is no mask to learn from after round 1-automatic" in capsys.readouterr().err
     assert not (tmp_path / "out/models").exists()
 

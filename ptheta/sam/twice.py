@@ -2,8 +2,9 @@ r"""All masks of a picture, looked at twice: what a grid of points finds is aske
 
 Source: our own; the masks that the data engine trusts its model with.
 
-Candidates are the answers to a grid of points, as `everything` makes them, expected IoU s^{(1)} above LOOSE; of those
-whose boxes overlap by more than ALIKE only the best. A thing's mask is answered by whichever of its points is asked:
+Candidates are the answers to a grid of points, as `everything` makes them, of an expected IoU s^{(1)} above LOOSE (or
+`sure`, if that is less); of those whose boxes overlap by more than ALIKE only the best. A thing's mask is answered by
+whichever of its points is asked:
 
     support(m) = \min(1, \frac{|\{points with an answer m' : IoU(m', m) > SAME\}|}{|\{points in m\}|})           (1)
 
@@ -85,13 +86,13 @@ def candidates(predictor: Predictor, asked: Twice) -> tuple[Found, Float[Tensor,
     """What the picture that the predictor has looked at is said to hold, and s^{(1)} √support."""
     h, w = predictor.sizes[0]
     at = torch.from_numpy(grid(asked.points) * np.array([w, h]))
-    loose = Everything(points=asked.points, batch=asked.batch, iou=LOOSE, stability=0.0)
-    parts = [one for some in at.split(asked.batch) for one in decoded(predictor, some, loose)]
-    if not parts:
-        side = predictor.model.side
-        none = torch.zeros(0)
-        return Found(torch.zeros(0, side, side), none, none, torch.zeros(0, 4), torch.zeros(0, 2)), none
+    loose = Everything(points=asked.points, batch=asked.batch, iou=min(LOOSE, asked.sure), stability=0.0)
+    side = predictor.model.side
+    none = Found(*(torch.zeros(shape) for shape in ((0, side, side), 0, 0, (0, 4), (0, 2))))
+    parts = [none, *(one for some in at.split(asked.batch) for one in decoded(predictor, some, loose))]
     every = Found(*(torch.cat([getattr(one, name).cpu() for one in parts]) for name in Found.__dataclass_fields__))
+    if not len(every.ious):
+        return none, none.ious
     some = every[suppressed(every.boxes, every.ious, ALIKE)]
     return some, some.ious.clamp(0, 1) * support(predictor, some, every, at).sqrt()
 

@@ -11,12 +11,12 @@ from ptheta.data.instances import Example
 from ptheta.sam import clicks, data_engine, mask_sets
 from ptheta.sam.closer import Closer
 from ptheta.sam.data_engine import Simulated, Work, clicked, every, overlap, overlaps, round_of, told
-from ptheta.sam.everything import Everything
 from ptheta.sam.predictor import Predictor
+from ptheta.sam.twice import Twice
 
 SCENE = nested.scene(0, "valid", 3, 160)
 EXAMPLE = Example("scene 3", SCENE.picture, tuple(rle.encode(m) for m in SCENE.masks), (0,) * len(SCENE.masks))
-ASKED = Everything(points=4)
+ASKED = Twice(points=4)
 
 
 class Told(Closer):
@@ -110,7 +110,7 @@ def test_a_round_is_written_counted_and_gone_on_with(tiny, tmp_path):
 
 def test_nobody_looks_at_automatic_masks(tiny, tmp_path):
     plain = Example("plain", EXAMPLE.picture, (), ())
-    asked = Everything(points=4, iou=0.0, stability=0.0)
+    asked = Twice(points=4, sure=0.0)
     report = round_of(
         [plain], "automatic", tmp_path, Predictor(tiny), Simulated(), asked, asked, 3, lambda i: None
     )  # fmt: skip
