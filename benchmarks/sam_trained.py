@@ -1,7 +1,7 @@
 """What can be measured of trained weights of Segment Anything alone.
 
     python benchmarks/sam_trained.py RUN --data nested              do masks in bfloat16 agree with those in float32
-    python benchmarks/sam_trained.py RUN --data nested --filters    all masks of a picture, looked at twice, by confidence
+    python benchmarks/sam_trained.py RUN --data nested --filters    masks that were looked at twice, by confidence
 
 Agreement is the mean IoU of each best mask in bfloat16 with that in float32, of a click in each mask's middle and of
 its box, at the picture's own size, into benchmarks/results/sam_trained.json. Quality is the share of masks that have an

@@ -158,4 +158,4 @@ class Closer:
 
 def within(at: Float[np.ndarray, "n 2"], where: Window) -> Bool[np.ndarray, " n"]:
     """Which clicks are in a window."""
-    return ((at >= where[:2]) & (at < where[2:])).all(1)
+    return np.all((at >= where[:2]) & (at < where[2:]), axis=1)

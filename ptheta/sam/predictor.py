@@ -52,7 +52,8 @@ class Predictor:
     def __init__(self, model: SAM, precision: Literal["fp32", "bf16"] = "fp32"):
         if precision not in ("fp32", "bf16"):
             raise UsageError(f"precision {precision!r} is unknown; allowed: fp32, bf16.")
-        self.model, self.precision = model.eval(), precision
+        self.model = model.eval()
+        self.precision: Literal["fp32", "bf16"] = precision
         self.images: Float[Tensor, "i c h w"] | None = None
         self.sizes: list[tuple[int, int]] = []
         self.one = True
