@@ -38,7 +38,7 @@ ROUNDS = "assisted:40,assisted:40,semi:40,semi:40,automatic:80"
 def annotate(
     pictures: Annotated[str, tyro.conf.Positional], model: str, out: Path, simulate: bool = False,
     rounds: str = ROUNDS, steps: int = 600, batch_size: int = 4, learning_rate: float = 2e-3, points: int = 24,
-    enough: float = 0.9, likely: float = 0.5, sure: float = 0.7, seed: int = 0,
+    enough: float = 0.9, likely: float = 0.6, sure: float = 0.72, seed: int = 0,
     threads: int | None = None, json: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Make masks with the help of a model that learns from them.

@@ -46,7 +46,7 @@ class Twice(Config):
     """Points a side of the grid."""
     batch: Annotated[int, Between(1)] = 64
     """Prompts that are decoded together."""
-    sure: Annotated[float, Between(0, 1)] = 0.7
+    sure: Annotated[float, Between(0, 1)] = 0.72
     """Least q, eq. (2)."""
     overlap: Annotated[float, Between(0, 1)] = 0.7
     """Greatest IoU of two boxes."""
