@@ -3,6 +3,7 @@ r"""`ptheta segment`: masks of pictures, by points, a box, words, or without a p
     ptheta segment dog.jpg --model sam_vit_b_01ec64.pth --point 320,240            three answers to one point
     ptheta segment dog.jpg --model facebook/sam-vit-base --box 10,20,400,300
     ptheta segment photos/ --model sam_vit_b_01ec64.pth --everything               all masks of each picture
+    ptheta segment photos/ --model RUN --everything --sure 0.7                     each looked at twice
     ptheta segment scene.png --model RUN --text "a red disc" --words CLIP_RUN      of a run that learned with --words
 
 A point is x,y, or x,y,0 for one that is outside of what is meant. Each picture NAME gives NAME.json, in the layout of
@@ -31,7 +32,8 @@ def segment(
     pictures: Annotated[Path, tyro.conf.Positional], model: str, point: tyro.conf.UseAppendAction[list[str]],
     box: str | None = None, text: str | None = None, words: str | None = None, everything: bool = False,
     several: bool = True, points: int = 32, iou: float = 0.88, stability: float = 0.95, overlap: float = 0.7,
-    layers: int = 0, least: int = 0, out: Path | None = None, precision: Literal["fp32", "bf16"] = "fp32",
+    layers: int = 0, least: int = 0, sure: float | None = None, out: Path | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
 ) -> None:  # fmt: skip
     """Masks of what is meant by points, a box or words, or of everything.
 
@@ -50,6 +52,8 @@ def segment(
         overlap: With --everything: greatest IoU of the boxes of two masks.
         layers: With --everything: layers of crops.
         least: With --everything: holes and islands of fewer pixels are removed.
+        sure: With --everything: each mask is asked for again, closer, and of at least so much confidence, from 0 to 1
+            (0.7 suits tiny); in place of iou, stability, layers and least.
         out: Folder for the results (default: segmented here, numbered when it exists).
         precision: bf16 is quicker on processors of 2022 and later.
     """
@@ -57,6 +61,7 @@ def segment(
     from ptheta.sam import checkpoint
     from ptheta.sam.everything import Everything
     from ptheta.sam.predictor import Predictor
+    from ptheta.sam.twice import Twice
 
     if everything == bool(point or box or text):
         raise UsageError("what is to be segmented? allowed: --point, --box and --text, or --everything.")
@@ -65,6 +70,9 @@ def segment(
     asked = Everything(
         points=points, iou=iou, stability=stability, overlap=overlap, layers=layers, least=least
     )  # fmt: skip
+    if sure is not None and (layers or least):
+        raise UsageError("--sure comes closer to each mask by itself; leave --layers and --least away, or --sure.")
+    closer = None if sure is None else Twice(points=points, overlap=overlap, sure=sure)
     at = [numbers("point", one, (2, 3)) for one in point]
     prompt: dict[str, Any] = {}
     if at:
@@ -79,7 +87,7 @@ def segment(
     with Progress(0, len(files), "pictures", visible=True) as progress:
         for step, (file, name) in enumerate(files.items(), 1):
             x = read_colour(file)
-            masks = all_masks(predictor, x, asked) if everything else answers(predictor, x, prompt, several)
+            masks = all_masks(predictor, x, closer or asked) if everything else answers(predictor, x, prompt, several)
             with full_disk_is_an_input_error(f"the masks of {file}"):
                 written(folder / name, file, x, masks, apart=not everything)
             progress.advance(step)
@@ -131,10 +139,13 @@ def new_folder(out: Path | None) -> Path:
 
 
 def all_masks(predictor: Any, x: np.ndarray, asked: Any) -> list[dict[str, Any]]:
-    """`everything` with progress."""
-    from ptheta.sam.everything import everything
+    """`everything` with progress, or `twice`."""
+    from ptheta.sam.everything import Everything, everything
+    from ptheta.sam.twice import twice
 
-    with Progress(0, 1000, "‰ of the points", visible=True) as progress:
+    with Progress(0, 1000, "‰ of the picture", visible=True) as progress:
+        if not isinstance(asked, Everything):
+            return twice(predictor, x, asked, lambda share: progress.advance(int(1000 * share)))
         return everything(predictor, x, asked, lambda done, of: progress.advance(1000 * done // of))
 
 

@@ -19,6 +19,7 @@ one of the greatest q. As s^{(2)} ≤ 1, what cannot come to q is not looked at 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -53,19 +54,25 @@ class Twice(Config):
 
 
 @torch.no_grad()
-def twice(predictor: Predictor, picture: Any, asked: Twice | None = None) -> list[dict[str, Any]]:
+def twice(
+    predictor: Predictor, picture: Any, asked: Twice | None = None,
+    progress: Callable[[float], Any] = lambda share: None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """The masks of a picture, each a dict: `segmentation` (run lengths), `area`, `bbox` (left, top, width, height),
     `predicted_iou` (s^{(2)}), `point_coords`, `confidence` (q), the greatest q first.
 
-    picture: As `Predictor.set_image` takes it; it is what the predictor has looked at afterwards."""
+    picture: As `Predictor.set_image` takes it; it is what the predictor has looked at afterwards. progress:
+    Called with what share is done."""
     asked = asked or Twice()
     picture = predictor.opened(picture)
     h, w = picture.shape[:2]
     predictor.set_image(picture)
-    found, first = candidates(predictor, asked)
+    found, first = candidates(predictor, asked, progress)
     near, masks, q, s = Closer(predictor, picture), [], [], []
     points = []
-    for i in (first >= asked.sure).nonzero()[:, 0].tolist():
+    rows = (first >= asked.sure).nonzero()[:, 0].tolist()
+    for k, i in enumerate(rows):
+        progress((1 + k / len(rows)) / 2)
         whole = predictor.model.enlarged(found.logits[i][None, None], h, w)[0] > 0
         if not whole.any():
             continue
@@ -82,14 +89,19 @@ def twice(predictor: Predictor, picture: Any, asked: Twice | None = None) -> lis
     return [told(masks[i].numpy(), boxes[i].tolist(), s[i], q[i].item(), points[i]) for i in kept]
 
 
-def candidates(predictor: Predictor, asked: Twice) -> tuple[Found, Float[Tensor, " n"]]:
+def candidates(
+    predictor: Predictor, asked: Twice, progress: Callable[[float], Any]
+) -> tuple[Found, Float[Tensor, " n"]]:  # fmt: skip
     """What the picture that the predictor has looked at is said to hold, and s^{(1)} √support."""
     h, w = predictor.sizes[0]
     at = torch.from_numpy(grid(asked.points) * np.array([w, h]))
     loose = Everything(points=asked.points, batch=asked.batch, iou=min(LOOSE, asked.sure), stability=0.0)
     side = predictor.model.side
     none = Found(*(torch.zeros(shape) for shape in ((0, side, side), 0, 0, (0, 4), (0, 2))))
-    parts = [none, *(one for some in at.split(asked.batch) for one in decoded(predictor, some, loose))]
+    parts = [none]
+    for k, some in enumerate(at.split(asked.batch)):
+        progress(k * asked.batch / len(at) / 2)
+        parts += decoded(predictor, some, loose)
     every = Found(*(torch.cat([getattr(one, name).cpu() for one in parts]) for name in Found.__dataclass_fields__))
     if not len(every.ious):
         return none, none.ious

@@ -12,6 +12,7 @@ from ptheta.engine.errors import InputError, UsageError
 from ptheta.sam import checkpoint
 from ptheta.sam.model import SAM
 from ptheta.sam.predictor import Predictor
+from ptheta.sam.twice import Twice, twice
 from ptheta.selfsup.clip import CLIP
 
 
@@ -68,6 +69,15 @@ def test_everything_in_a_folder(here):
         )
 
 
+def test_everything_looked_at_twice(here, tiny):
+    run(["segment", "pictures/a.png", "--model", "model", "--everything", "--points", "2", "--sure", "0"])
+    told = json.loads((here / "segmented" / "a.json").read_text())["annotations"]
+    x = np.asarray(Image.open(here / "pictures" / "a.png"))
+    masks = twice(Predictor(tiny), x, Twice(points=2, sure=0))
+    assert told and [one["area"] for one in told] == [one["area"] for one in masks]
+    assert all(0 <= one["confidence"] <= 1 for one in told) and (here / "segmented" / "a-overlay.png").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [
@@ -77,6 +87,8 @@ def test_everything_in_a_folder(here):
         ("--box 1,2,3", "allowed: left,top,right,bottom"),
         ("--point 100,5", "outside of the picture"),
         ("--everything --iou 2", "iou = 2"),
+        ("--everything --sure 2", "sure = 2"),
+        ("--everything --sure 0.5 --layers 1", "--sure comes closer .* leave --layers"),
         ("--text red", "--text and --words belong together"),
         ("--point 1,2 --words model", "--text and --words belong together"),
         ("--text red --words model", "a model of sam reads no text; give a run of clip"),

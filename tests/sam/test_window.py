@@ -94,6 +94,22 @@ def test_a_click_is_taken_back(sitting):
     assert begun.picture().shape == PICTURE.shape
 
 
+def test_what_is_small_is_looked_at_closer(tiny):
+    picture = np.random.RandomState(1).randint(0, 256, (160, 160, 3)).astype(np.uint8)
+    predictor = Predictor(tiny)
+    predictor.set_image(picture)
+    begun = Sitting(predictor, picture, [], lambda masks: None)
+    begun.click(30, 20, True)
+    square = torch.zeros(160, 160, dtype=torch.bool)
+    square[15:25, 25:35] = True
+    begun.turns[-1].answer.masks[:] = square
+    begun.click(31, 22, True)
+    assert begun.turns[-1].window == (0, 0, 64, 64) and begun.mask().shape == (160, 160)
+    assert not begun.mask()[64:].any() and begun.picture().shape == picture.shape
+    begun.key("backspace")
+    assert begun.turns[-1].window == (0, 0, 160, 160) and np.array_equal(begun.mask(), square.numpy())
+
+
 def test_the_smallest_mask_under_the_pointer_is_thrown_out(tiny):
     whole, part = np.ones((50, 70), bool), np.zeros((50, 70), bool)
     part[10:20, 10:20] = True
