@@ -69,6 +69,8 @@ def annotate(
              "likely": likely, "sure": sure, "seed": seed}  # fmt: skip
     examples, valid = looked_at(pictures, simulate, first.size, sum(one.pictures for one in plan))
     automatic = Twice(points=points, sure=sure)
+    if not 0 <= likely <= 1:
+        raise UsageError(f"likely = {likely} is impossible; allowed: at least 0 and at most 1 (option --likely).")
     annotator = data_engine.Simulated(enough) if simulate else person()
     opened(out, asked)
     reports, begin, weights = [], 0, Path(model)

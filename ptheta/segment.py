@@ -70,6 +70,8 @@ def segment(
     asked = Everything(
         points=points, iou=iou, stability=stability, overlap=overlap, layers=layers, least=least
     )  # fmt: skip
+    if sure is not None and not everything:
+        raise UsageError("--sure is of all masks of a picture; add --everything, or leave it away.")
     if sure is not None and (layers or least):
         raise UsageError("--sure comes closer to each mask by itself; leave --layers and --least away, or --sure.")
     closer = None if sure is None else Twice(points=points, overlap=overlap, sure=sure)

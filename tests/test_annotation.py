@@ -100,6 +100,12 @@ def test_impossible_rounds_are_told(rounds):
         annotation.parsed(rounds)
 
 
+@pytest.mark.parametrize("name", ["likely", "sure"])
+def test_impossible_confidences_begin_nothing(model, tmp_path, capsys, name):
+    assert run(model, tmp_path / "out", f"--{name}", "2") == 2
+    assert f"{name} = 2.0 is impossible" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_a_folder_without_pictures_and_other_models_are_refused(model, tmp_path):
     with pytest.raises(InputError, match="is no folder of pictures; to simulate, add --simulate"):
         annotation.looked_at(str(tmp_path / "none"), False, 64, 3)

@@ -1,7 +1,7 @@
 r"""A closer look: what is small in a picture is asked about again, in a window around it.
 
 K. Sofiiuk, I. Petrov, O. Barinova and A. Konushin, "f-BRS: Rethinking Backpropagating Refinement for Interactive
-Segmentation", CVPR 2020 (section 4.1, zoom-in).
+Segmentation", CVPR 2020 (zoom-in for small objects).
 
 With B the box around the last answer and all clicks that are inside of what is meant, the window W is the square around
 B's middle of side

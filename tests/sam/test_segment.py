@@ -88,6 +88,7 @@ def test_everything_looked_at_twice(here, tiny):
         ("--point 100,5", "outside of the picture"),
         ("--everything --iou 2", "iou = 2"),
         ("--everything --sure 2", "sure = 2"),
+        ("--point 1,2 --sure 0.5", "add --everything"),
         ("--everything --sure 0.5 --layers 1", "--sure comes closer .* leave --layers"),
         ("--text red", "--text and --words belong together"),
         ("--point 1,2 --words model", "--text and --words belong together"),
