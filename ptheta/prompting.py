@@ -18,8 +18,8 @@ from ptheta.use import Source, open_source
 TITLES = {
     "miou_1": "1 click, best of three", "miou_1_told": "1 click, the one it expects most of", "miou_3": "3 clicks",
     "miou_5": "5 clicks", "miou_box": "a box", "iou_correlation": "expected and true IoU, correlation",
-    "miou_words": "a name", "miou_5_closer": "5 clicks, closer", "noc_90": "clicks to an IoU of .9, closer (20: not)",
-    "unreached": "share that 20 clicks do not bring there",
+    "miou_words": "a name", "miou_5_closer": "5 clicks, closer", "noc_90": "clicks to .9, closer (at most 20)",
+    "unreached": "share not there after 20 clicks",
     "ar_1000": "AR@1000", "ar_1000_small": "AR@1000, small", "ar_1000_medium": "AR@1000, medium",
     "ar_1000_large": "AR@1000, large", "ods": "edges, F of one threshold", "ois": "edges, F of a threshold a picture",
 }  # fmt: skip

@@ -87,6 +87,10 @@ class Found:
     def __getitem__(self, rows: Tensor) -> Found:
         return Found(self.logits[rows], self.ious[rows], self.stability[rows], self.boxes[rows], self.points[rows])
 
+    def cpu(self) -> Found:
+        """The same, off an accelerator."""
+        return Found(*(getattr(self, name).cpu() for name in self.__dataclass_fields__))
+
 
 def grid(n: int) -> np.ndarray:
     """The middles (n², 2) of n × n cells, as x, y from 0 to 1, row by row."""
@@ -154,12 +158,15 @@ def of_crop(
         for one in decoded(predictor, at, asked):
             found.append(one[~cut(one.boxes, box, size)])
         progress(min(first + asked.batch, len(points)))
-    if not found:
-        side = predictor.model.side
-        none = torch.zeros(0)
-        return Found(torch.zeros(0, side, side), none, none, torch.zeros(0, 4), torch.zeros(0, 2))
-    all_of = Found(*(torch.cat([getattr(one, name) for one in found]) for name in Found.__dataclass_fields__))
+    all_of = joined(found, predictor.model.side)
     return all_of[suppressed(all_of.boxes, all_of.ious, asked.overlap)]
+
+
+def joined(parts: list[Found], side: int) -> Found:
+    """Masks of several prompts together, or none, of a model whose answers have that side."""
+    if not parts:
+        return Found(*(torch.zeros(shape) for shape in ((0, side, side), 0, 0, (0, 4), (0, 2))))
+    return Found(*(torch.cat([getattr(one, name) for one in parts]) for name in Found.__dataclass_fields__))
 
 
 def decoded(predictor: Predictor, at: Float[Tensor, "b 2"], asked: Everything) -> Iterator[Found]:

@@ -33,7 +33,7 @@ from ptheta.engine.method import Between, Config
 from ptheta.sam.boxes import around, suppressed
 from ptheta.sam.closer import Closer
 from ptheta.sam.evaluation import overlaps
-from ptheta.sam.everything import Everything, Found, decoded, grid
+from ptheta.sam.everything import Everything, Found, decoded, grid, joined
 from ptheta.sam.predictor import Answer, Predictor
 
 LOOSE, ALIKE, SAME = 0.4, 0.8, 0.85
@@ -68,25 +68,22 @@ def twice(
     h, w = picture.shape[:2]
     predictor.set_image(picture)
     found, first = candidates(predictor, asked, progress)
-    near, masks, q, s = Closer(predictor, picture), [], [], []
-    points = []
+    closer, kept = Closer(predictor, picture), []
     rows = (first >= asked.sure).nonzero()[:, 0].tolist()
     for k, i in enumerate(rows):
         progress((1 + k / len(rows)) / 2)
         whole = predictor.model.enlarged(found.logits[i][None, None], h, w)[0] > 0
         if not whole.any():
             continue
-        answer = near.again(near.begun(Answer(whole, found.ious[i][None], found.logits[i][None]))).answer
-        if (of := first[i] * answer.ious[0].clamp(0, 1).cpu()) >= asked.sure and answer.masks.any():
-            masks.append(answer.masks[0])
-            q.append(of)
-            s.append(answer.ious[0].item())
-            points.append(found.points[i].tolist())
-    if not masks:
+        answer = closer.again(closer.begun(Answer(whole, found.ious[i][None], found.logits[i][None]))).answer
+        q = float(first[i]) * float(answer.ious[0].clamp(0, 1))
+        if q >= asked.sure and answer.masks.any():
+            kept.append((answer.masks[0], answer.ious[0].item(), q, found.points[i].tolist()))
+    if not kept:
         return []
-    boxes = around(torch.stack(masks)).float()
-    kept = suppressed(boxes, torch.stack(q), asked.overlap).tolist()
-    return [told(masks[i].numpy(), boxes[i].tolist(), s[i], q[i].item(), points[i]) for i in kept]
+    boxes = around(torch.stack([mask for mask, *_ in kept])).float()
+    best = suppressed(boxes, torch.tensor([q for _, _, q, _ in kept]), asked.overlap).tolist()
+    return [told(boxes[i].tolist(), *kept[i]) for i in best]
 
 
 def candidates(
@@ -96,15 +93,13 @@ def candidates(
     h, w = predictor.sizes[0]
     at = torch.from_numpy(grid(asked.points) * np.array([w, h]))
     loose = Everything(points=asked.points, batch=asked.batch, iou=min(LOOSE, asked.sure), stability=0.0)
-    side = predictor.model.side
-    none = Found(*(torch.zeros(shape) for shape in ((0, side, side), 0, 0, (0, 4), (0, 2))))
-    parts = [none]
+    parts: list[Found] = []
     for k, some in enumerate(at.split(asked.batch)):
         progress(k * asked.batch / len(at) / 2)
         parts += decoded(predictor, some, loose)
-    every = Found(*(torch.cat([getattr(one, name).cpu() for one in parts]) for name in Found.__dataclass_fields__))
+    every = joined(parts, predictor.model.side).cpu()
     if not len(every.ious):
-        return none, none.ious
+        return every, every.ious
     some = every[suppressed(every.boxes, every.ious, ALIKE)]
     return some, some.ious.clamp(0, 1) * support(predictor, some, every, at).sqrt()
 
@@ -122,8 +117,9 @@ def support(
     return (told / masks[:, y, x].sum(1).clamp(min=1)).clamp(max=1)
 
 
-def told(mask: Bool[np.ndarray, "H W"], box: list[float], s: float, q: float, point: list[float]) -> dict[str, Any]:
+def told(box: list[float], mask: Bool[Tensor, "H W"], s: float, q: float, point: list[float]) -> dict[str, Any]:
     """A mask as files have it."""
     left, top, right, bottom = box
-    return {"segmentation": rle.encode(mask), "area": int(mask.sum()), "bbox": [left, top, right - left, bottom - top],
-            "predicted_iou": s, "point_coords": [point], "confidence": q}  # fmt: skip
+    return {"segmentation": rle.encode(mask.numpy()), "area": int(mask.sum()),
+            "bbox": [left, top, right - left, bottom - top], "predicted_iou": s, "point_coords": [point],
+            "confidence": q}  # fmt: skip
