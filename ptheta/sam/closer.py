@@ -75,11 +75,17 @@ def handed(m: Float[Tensor, "k a a"], before: Window, now: Window) -> Float[Tens
     if before == now:
         return m
     a = m.shape[-1]
-    of, to = (max(right - left, bottom - top) for left, top, right, bottom in (before, now))
+    of, to = longer(before), longer(now)
     u = (torch.arange(a, dtype=torch.float64) + 0.5) / a * to
     x, y = ((start + u - begin) / of * 2 - 1 for start, begin in ((now[0], before[0]), (now[1], before[1])))
     at = torch.stack([x[None].expand(a, a), y[:, None].expand(a, a)], 2).to(m)
     return grid_sample((m + OUTSIDE)[None], at[None], align_corners=False)[0] - OUTSIDE
+
+
+def longer(W: Window) -> int:
+    """The longer side of a window."""
+    left, top, right, bottom = W
+    return max(right - left, bottom - top)
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,11 @@ class Closer:
         shifted = (at[here] - (left, top) + shift).clip(0, (width, height))  # middles of pixels stay middles
         prompt = {"points": shifted, "labels": of[here]} if here.any() else {}
         return self.placed(where, near, near.predict(**prompt, masks=logits, several=False))
+
+    def nearer(self, points: Any, labels: Any, before: Turn, shown: int = 0) -> Turn | None:
+        """The answer to the same clicks after a closer look; None where there is none."""
+        turn = self.ask(points, labels, before, shown)
+        return turn if longer(turn.window) < longer(before.window) else None
 
     def again(self, before: Turn, shown: int = 0) -> Turn:
         """An answer asked for by its box and its logits, in the window around it. Raises ValueError of an empty one."""

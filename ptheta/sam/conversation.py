@@ -6,6 +6,10 @@ Eqs. (1) and (2) of `sam`: a first prompt for each mask, then pixels of where an
 any of the masks that hold it: these are taught together (`matching`), and an expected IoU with whatever comes nearest
 of them (`losses`, eq. (4)).
 
+Of three first answers a program goes on with that of the greatest expected IoU, and a person, who sees all three, with
+that which comes nearest to what was meant, whatever is expected of it. Of the conversations `PERSON` go on as a person
+would.
+
 | symbol | shape | here |
 |---|---|---|
 | x | (b, 3, s, s) | pictures |
@@ -25,6 +29,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 from ptheta.data.order import generator
 from ptheta.sam import clicks, losses, matching
 from ptheta.sam.model import SAM
+
+PERSON = 0.75
 
 
 def turns(most: float, g: torch.Generator) -> list[Literal["point", "none"]]:
@@ -88,7 +94,7 @@ class Conversation(nn.Module):
                 at, labels = self.more(m[:, 0], truth, at, labels, drawn)
             prompt = at, labels, words
             tokens, dense = model.prompt_encoder.tokens(prompt, z), model.prompt_encoder.map(logits, prompt, z)
-            answers, s = model.mask_decoder(z, gamma, tokens, dense, several=what == "first")
+            answers, s = model.mask_decoder(z, gamma, tokens, dense, what == "first", logits)
             m = interpolate(answers.float(), truth.shape[1:], mode="bilinear", align_corners=False)
             if turn == 0:
                 may = holding(Y, at, labels)
@@ -97,7 +103,11 @@ class Conversation(nn.Module):
             else:
                 mask_loss, of = losses.mask_loss(m[:, 0], truth.float(), self.focal), losses.iou(m, truth.float())
             total, count = total + (mask_loss + losses.iou_loss(s.float(), of)).sum(), count + len(s)
-            chosen = torch.arange(len(s), device=x.device), s.argmax(1)
+            best = s.argmax(1)
+            if turn == 0:
+                seen = torch.cat([torch.rand(p, generator=g, device=x.device) for g in drawn]) < PERSON
+                best = torch.where(seen, losses.iou(m, truth.float()).argmax(1), best)
+            chosen = torch.arange(len(s), device=x.device), best
             m, logits = m.detach()[chosen][:, None], answers.detach()[chosen][:, None].float()
             last = losses.iou(m, truth.float())
         # What no turn has used is part of the loss, too: processes wait for the gradient of every parameter.

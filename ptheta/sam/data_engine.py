@@ -10,9 +10,10 @@ Three stages, each of one round or several; after each round the model learns fr
 - fully automatic: a grid of points, each mask looked at twice, filters (`twice`); nobody looks.
 
 Who annotates is a person in a window (`window`), or simulated: one who has true masks in mind, clicks at the middle of
-where the answer errs (`clicks`, eq. (2)), takes of three answers the best, comes closer to what is small (`closer`), is
-content with an IoU of `enough`, paints what `most` clicks have not reached, as the paper's annotators can with a brush,
-and accepts a mask of the model where it has that IoU with one in mind. With masks M_i and all clicks c, those before
+where the answer errs (`clicks`, eq. (2)), takes of three answers the best, comes closer to what is small (`closer`), to
+the best of the first answers without a click and takes the better of both, is content with an IoU of `enough`, paints
+what `most` clicks have not reached, as the paper's annotators can with a brush, and accepts a mask of the model where
+it has that IoU with one in mind. With masks M_i and all clicks c, those before
 painting and one for each mask thrown out among them,
 
     clicks per mask = c / |M|                                                                                    (1)
@@ -45,7 +46,7 @@ from ptheta.data import rle
 from ptheta.data.instances import Example
 from ptheta.engine.checkpoint import write_text
 from ptheta.sam import clicks, mask_sets
-from ptheta.sam.closer import Closer
+from ptheta.sam.closer import Closer, Turn
 from ptheta.sam.evaluation import overlap, overlaps
 from ptheta.sam.model import SAM
 from ptheta.sam.predictor import Answer, Predictor
@@ -125,18 +126,27 @@ def clicked(
     for i, wanted in enumerate(truth):
         points, labels = [at[i].tolist()], [1]
         turn = closer.begun(Answer(first.masks[i], first.ious[i], first.logits[i]))
+        best, iou = nearest(turn, wanted)
+        near = None if iou >= enough else closer.nearer(points, labels, turn, best)
+        if near is not None and nearest(near, wanted)[1] > iou:
+            turn = near
         while True:
-            masks = turn.answer.masks.cpu()
-            ious = overlap(masks, wanted.expand_as(masks))
-            best = int(ious.argmax())
-            made[i], reached[i] = masks[best], ious[best] >= enough
+            best, iou = nearest(turn, wanted)
+            made[i], reached[i] = turn.answer.masks[best].cpu(), iou >= enough
             if reached[i] or spent[i] == most:
                 break
-            point, _ = clicks.middle((masks[best] ^ wanted)[None])
+            point, _ = clicks.middle((made[i] ^ wanted)[None])
             points.append(point[0].tolist())
             labels.append(int(clicks.labels(point, wanted[None])))
             turn, spent[i] = closer.ask(points, labels, turn, best), spent[i] + 1
     return made, spent, reached
+
+
+def nearest(turn: Turn, wanted: Bool[Tensor, "h w"]) -> tuple[int, float]:
+    """Which answer comes nearest to what is meant, and its IoU with it."""
+    masks = turn.answer.masks.cpu()
+    ious = overlap(masks, wanted.expand_as(masks))
+    return int(ious.argmax()), float(ious.max())
 
 
 def every(example: Example) -> Bool[Tensor, "n h w"]:

@@ -29,7 +29,10 @@ probability that rises with depth up to `drop_path`, and else divided by its com
 Differs from the paper: the number of turns n is drawn for each update, log n nearly uniform up to a most that rises
 evenly over the training from 1 to N = `interactions`, and from the second turn on the talk is about `continued` of the
 p masks. There all N are held from the beginning, as the decoder costs next to nothing beside ViT-H; with the picture
-encoder of `tiny` it is the other way round, and a model that finds nothing learns little from a long talk. λ of the
+encoder of `tiny` it is the other way round, and a model that finds nothing learns little from a long talk. Three
+quarters of the conversations go on not with k^* but with the answer that comes nearest to Y (`conversation`): taught by
+k^* alone, which often means something else, a model learns that an earlier answer is not to be relied on, and a second
+click undoes what was good. λ of the
 focal loss is 5, not 20, for the sake of the first updates; what else they needed, docs/sam.md says. All masks that hold
 a click are taught by it, not only the one that was meant, as in Semantic-SAM. Expected IoUs of all three answers are
 taught, as SAM 2 does (N. Ravi et al., 2024), but with whatever comes nearest of the masks that hold a click, or a good

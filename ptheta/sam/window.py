@@ -3,6 +3,7 @@ r"""A window in which a person makes masks with the help of a model.
     left click, right click   a point inside, outside of what is meant: the answers are shown at once, of what is
                               small from the second on after a closer look (`closer`)
     1, 2, 3                   one of the three answers to a first click (the one expected to be best is shown first)
+    c                         the answer that is shown, after a closer look; and back
     b                         brush on and off: drag with the left button to add, with the right one to take away
     + and -                   a larger brush, a smaller one
     enter                     accept the answer: it is on disk from then on
@@ -31,8 +32,8 @@ from ptheta.sam.overlays import overlay
 from ptheta.sam.predictor import Predictor
 
 KEYS = (
-    "left: inside   right: outside   1 2 3: which answer   b: brush, + - its size   enter: accept   backspace: undo   "
-    "x: throw out   n: next   q: leave"
+    "left: inside   right: outside   1 2 3: which answer   c: closer   b: brush, + - its size   enter: accept   "
+    "backspace: undo   x: throw out   n: next   q: leave"
 )
 
 
@@ -45,6 +46,7 @@ class Sitting:
         self.labels: list[int] = []
         self.turns: list[Turn] = []
         self.shown = 0
+        self.far: tuple[Turn, int] | None = None
         self.brush, self.radius = False, max(1, max(x.shape) // 64)
         self.paint: np.ndarray | None = None
         self.clicks = self.thrown_out = self.painted = 0
@@ -76,12 +78,23 @@ class Sitting:
     def _ask(self) -> None:
         before = self.turns[-1] if self.turns else None
         self.turns.append(self.closer.ask(self.points, self.labels, before, self.shown))
-        self.shown = int(self.turns[-1].answer.ious.argmax())
+        self.shown, self.far = int(self.turns[-1].answer.ious.argmax()), None
+
+    def _look(self) -> None:
+        """The answer that is shown after a closer look, where there is one; the second time as it was."""
+        if self.far is not None:
+            (self.turns[-1], self.shown), self.far = self.far, None
+        elif near := self.closer.nearer(self.points, self.labels, self.turns[-1], self.shown):
+            self.far = self.turns[-1], self.shown
+            self.turns[-1], self.shown = near, 0
+        self.paint = None
 
     def key(self, key: str | None, x: float | None = None, y: float | None = None) -> None:
         """What a key does; x, y: where the pointer is."""
         if key in ("1", "2", "3") and self.turns and int(key) <= len(self.turns[-1].answer.masks):
             self.shown, self.paint = int(key) - 1, None
+        elif key == "c" and self.turns:
+            self._look()
         elif key == "b":
             self.brush = not self.brush
         elif key in ("+", "-"):
@@ -93,7 +106,7 @@ class Sitting:
         elif key == "backspace" and self.points:
             for of in (self.points, self.labels, self.turns):
                 of.pop()
-            self.shown = int(self.turns[-1].answer.ious.argmax()) if self.turns else 0
+            self.shown, self.far = int(self.turns[-1].answer.ious.argmax()) if self.turns else 0, None
         elif key == "x" and x is not None and y is not None:
             self._throw_out(x, y)
         elif key == "n":
@@ -106,7 +119,7 @@ class Sitting:
         how = {"source": "person"} if self.paint is None else {"source": "person", "painted": True}
         self.masks.append(told(mask, **how, clicks=count, seconds=seconds))
         self.painted += self.paint is not None
-        self.points, self.labels, self.turns, self.paint = [], [], [], None
+        self.points, self.labels, self.turns, self.paint, self.far = [], [], [], None, None
         self.began = time.perf_counter()
         self.keep(self.masks)
 

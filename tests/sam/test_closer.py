@@ -122,6 +122,16 @@ def test_what_is_small_is_looked_at_closer(begun, tiny):
     assert fourth.window != third.window and fourth.window[1] <= 5, "a click outside of it"
 
 
+def test_a_closer_look_needs_no_click(begun):
+    first = drawn(begun.ask([[60, 70]], [1]), 65, 55, 10)
+    near = begun.nearer([[60, 70]], [1], first, 2)
+    asked = begun.ask([[60, 70]], [1], first, 2)
+    assert near.window == asked.window == (28, 38, 92, 102) and torch.equal(near.answer.logits, asked.answer.logits)
+    assert begun.nearer([[60, 70]], [1], drawn(near, 65, 55, 12)) is None
+    assert begun.nearer([[60, 70]], [1], drawn(near, 0, 0, 150)) is None, "farther is not closer"
+    assert begun.nearer([[60, 70]], [1], drawn(begun.ask([[60, 70]], [1]), 0, 0, 150)) is None
+
+
 def test_clicks_that_are_not_in_the_window_are_left_out(begun):
     first = drawn(begun.ask([[60, 70]], [1]), 65, 55, 10)
     shown = begun.ask([[60, 70], [150, 150], [61, 71]], [1, 0, 1], first)

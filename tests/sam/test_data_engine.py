@@ -1,6 +1,7 @@
 """The simulated annotator beside a plain loop; counts by hand; what is there is not made again."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,26 @@ def test_clicks_are_those_of_a_plain_loop(tiny):
         assert (int(spent[i]), bool(reached[i])) == (count, bool(ious[best] >= 0.3))
         assert (made[i] ^ turn.answer.masks[best]).sum() <= 3  # a batch rounds otherwise
     assert clicked(closer, truth[:0], 0.3, 4)[0].shape == (0, 160, 160)
+
+
+class Near(Closer):
+    """One who knows the truth of every second mask after a closer look, and nothing of the others."""
+
+    def nearer(self, points, labels, before, shown=0):
+        truth = every(EXAMPLE)
+        of = next(k for k, one in enumerate(truth) if clicks.middle(one[None])[0][0].tolist() == points[0])
+        masks = truth[of : of + 1] & (of % 2 == 0)
+        return replace(self.begun(replace(before.answer, masks=masks)), window=(0, 0, 9, 9))
+
+
+def test_a_closer_look_costs_no_click_and_only_what_is_better_is_taken(tiny):
+    truth = every(EXAMPLE)[:6]
+    predictor, picture = Predictor(tiny), SCENE.picture.transpose(1, 2, 0)
+    predictor.set_image(picture)
+    made, spent, reached = clicked(Near(predictor, picture), truth, 0.9, 1)
+    assert (spent == 1).all() and reached.tolist() == [True, False] * 3 and torch.equal(made[::2], truth[::2])
+    alone, _, _ = clicked(Closer(predictor, picture), truth, 0.0, 1)
+    assert torch.equal(made[1::2], alone[1::2]) and made[1::2].flatten(1).any(1).all()
 
 
 def test_masks_that_are_right_cost_no_click_and_wrong_ones_one(tiny, monkeypatch):

@@ -103,11 +103,32 @@ def test_what_is_small_is_looked_at_closer(tiny):
     square = torch.zeros(160, 160, dtype=torch.bool)
     square[15:25, 25:35] = True
     begun.turns[-1].answer.masks[:] = square
+    begun.key("3")
+    begun.key("c")
+    assert begun.clicks == 1 and len(begun.points) == len(begun.turns) == 1
+    assert begun.turns[-1].window == (0, 0, 64, 64) and begun.shown == 0 and not begun.mask()[64:].any()
+    begun.key("c")
+    assert begun.turns[-1].window == (0, 0, 160, 160) and begun.shown == 2
     begun.click(31, 22, True)
     assert begun.turns[-1].window == (0, 0, 64, 64) and begun.mask().shape == (160, 160)
     assert not begun.mask()[64:].any() and begun.picture().shape == picture.shape
     begun.key("backspace")
     assert begun.turns[-1].window == (0, 0, 160, 160) and np.array_equal(begun.mask(), square.numpy())
+    begun.key("c")
+    begun.key("backspace")
+    begun.key("c")
+    assert begun.mask() is None and not begun.turns
+
+
+def test_there_is_no_closer_look_at_what_is_large(sitting):
+    begun, _, _ = sitting
+    begun.key("c")
+    begun.click(30, 20, True)
+    begun.turns[-1].answer.masks[:] = True
+    begun.key("2")
+    first = begun.turns[-1]
+    begun.key("c")
+    assert begun.turns[-1] is first and begun.shown == 1
 
 
 def test_the_smallest_mask_under_the_pointer_is_thrown_out(tiny):
