@@ -4,8 +4,8 @@ K. Sofiiuk, I. Petrov and A. Konushin, "Reviving Iterative Training with Mask Gu
 ICIP 2022 (section 4).
 
 With m^{(1)}, m^{(2)}, … the answers of a conversation about Y as the data engine's simulated annotator holds it (the
-best of three first answers, then pixels at the middle of what is wrong, in windows of `closer`), over all masks of
-`evaluation` that are asked for
+best of three first answers or, if that is better, its closer look, then pixels at the middle of what is wrong, in
+windows of `closer`), over all masks of `evaluation` that are asked for
 
     NoC@90 = \operatorname{mean} \min(\{n : IoU(m^{(n)}, Y) ≥ 0.9\} ∪ \{20\})                                    (1)
 
