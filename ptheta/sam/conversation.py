@@ -94,7 +94,7 @@ class Conversation(nn.Module):
                 at, labels = self.more(m[:, 0], truth, at, labels, drawn)
             prompt = at, labels, words
             tokens, dense = model.prompt_encoder.tokens(prompt, z), model.prompt_encoder.map(logits, prompt, z)
-            answers, s = model.mask_decoder(z, gamma, tokens, dense, what == "first", logits)
+            answers, s = model.mask_decoder(z, gamma, tokens, dense, what == "first")
             m = interpolate(answers.float(), truth.shape[1:], mode="bilinear", align_corners=False)
             if turn == 0:
                 may = holding(Y, at, labels)

@@ -56,7 +56,7 @@ class PromptDecoder(nn.Module):
         without, of_mask = prompts.map(None, prompt, image), prompts.map(mask, prompt, image)
         dense = torch.where(has_mask[:, None, None, None] > 0, of_mask, without)
         t, z = decoder.looked(image, prompts.places(), prompts.tokens(prompt, image), dense)
-        m, s = decoder.masks(t, z, image, slice(0, MASKS), mask * has_mask[:, None, None, None]), decoder.ious(t)
+        m, s = decoder.masks(t, z, image, slice(0, MASKS)), decoder.ious(t)
         return m, s if decoder.scoring is None else decoder.scoring(m, s)
 
 

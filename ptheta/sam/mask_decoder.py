@@ -19,21 +19,18 @@ and with U the map at four times its side, by two transposed convolutions, mask 
     m_i = ⟨MLP_i(t_i), U⟩,    (s_0, …, s_3) = MLP(t_{IoU})                                                       (3)
 
 Mask 0 is for prompts that leave no doubt, masks 1 to 3 for those that do. With `scoring` s is told what masks look
-like, too. The logits m' of an earlier answer are in the prompt's map, which is coarse; an answer of `tiny` or `small`
-also keeps of them what its token says, so that where one place is corrected others stay as they are,
-
-    m_i ← m_i + σ(w^T t_i + b) \min(\max(m', −MOST), MOST)                                                       (4)
+like, too.
 
 The tokens are few and the map's places many, so that projections of the map are not made. With head h of a query
 q = W_q t, of length e, and of keys W_k (z + γ),
 
     ⟨q_h, (W_k (z + γ))_h⟩ = ⟨W_{k,h}^T q_h, z⟩ + ⟨W_{k,h}^T q_h, γ⟩        (b_k adds the same to all, and is left out)
-    \sum_s p_s (W_v z_s + b_v)_h = W_{v,h} \sum_s p_s z_s + b_{v,h}                                             (5)
+    \sum_s p_s (W_v z_s + b_v)_h = W_{v,h} \sum_s p_s z_s + b_{v,h}                                             (4)
 
 where tokens look at the map, and where the map looks at tokens, likewise
 
     ⟨(W_q (z + γ) + b_q)_h, k_h⟩ = ⟨W_{q,h}^T k_h, z + γ⟩ + ⟨b_{q,h}, k_h⟩
-    W_o \bigoplus_h \sum_s p_s v_{s,h} + b_o = \sum_{h,s} p_{h,s} (W_{o,h} v_{s,h} + b_o / H)                    (6)
+    W_o \bigoplus_h \sum_s p_s v_{s,h} + b_o = \sum_{h,s} p_{h,s} (W_{o,h} v_{s,h} + b_o / H)                    (5)
 
 A transposed convolution of stride and side 2 is one product, W^T z at each cell, whose 4 outputs are the cell's four
 quarters. All that comes after looks at one place at a time: it is done for a few places after the other, whose quarters
@@ -60,8 +57,6 @@ from ptheta.sam.propagation import propagated
 from ptheta.sam.scoring import Scoring
 
 MASKS = 4
-MOST = 10.0
-LITTLE = -2.0  # b at first
 PLACES = 1024  # of maps that are upscaled at a time
 
 
@@ -86,7 +81,7 @@ class Attention(nn.Module):
         return self.out_proj(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
     def of_map(self, t: Float[Tensor, "b t c"], z: Float[Tensor, "b L c"], gamma: Float[Tensor, "L c"]) -> Tensor:
-        """Tokens look at a map: eq. (5), (b, t, c)."""
+        """Tokens look at a map: eq. (4), (b, t, c)."""
         b, n, _ = t.shape
         W_k, W_v = (project.weight.unflatten(0, (self.heads, -1)) for project in (self.k_proj, self.v_proj))
         q = torch.einsum("btHe,Hec->bHtc", self.of_heads(self.q_proj, t) / self.root, W_k).flatten(1, 2)
@@ -99,7 +94,7 @@ class Attention(nn.Module):
         self, z: Float[Tensor, "b L c"], gamma: Float[Tensor, "L c"], at: Float[Tensor, "b t c"],
         t: Float[Tensor, "b t c"],
     ) -> Float[Tensor, "b L c"]:  # fmt: skip
-        """z and what a map sees when it looks at tokens t that are at `at`: eq. (6)."""
+        """z and what a map sees when it looks at tokens t that are at `at`: eq. (5)."""
         W_q = self.q_proj.weight.unflatten(0, (self.heads, -1))
         W_o = self.out_proj.weight.unflatten(1, (self.heads, -1))
         k = self.of_heads(self.k_proj, at) / self.root
@@ -184,7 +179,7 @@ class Head(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Eqs. (1) to (4)."""
+    """Eqs. (1) to (3)."""
 
     def __init__(self, channels: int = 256, heads: int = 8, hidden: int = 2048, depth: int = 2, fine: bool = False):
         super().__init__()
@@ -197,19 +192,19 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(Head(channels, channels // 8) for _ in range(MASKS))
         self.iou_prediction_head = Head(channels, MASKS)
         self.scoring = Scoring() if fine else None
-        self.kept = nn.Linear(channels, 1) if fine else None
 
     def forward(
         self, image: Float[Tensor, "i c h w"], gamma: Float[Tensor, "h w c"], tokens: Float[Tensor, "b n c"] | None,
-        dense: Float[Tensor, "j c h2 w2"], several: bool = True, before: Float[Tensor, "b 1 H W"] | None = None,
+        dense: Float[Tensor, "j c h2 w2"], several: bool = True,
     ) -> tuple[Float[Tensor, "b k H W"], Float[Tensor, "b k"]]:  # fmt: skip
         """m and s: of masks 1 to 3 if `several` are wanted, else of mask 0.
 
-        image: Maps of i pictures, of which each has b / i prompts that follow each other. gamma: γ of its places.
-        tokens, dense: What the prompts say (`prompt_encoder`). before: m'."""
+        image: Maps of i pictures, of which each has b / i prompts that follow each other.
+        gamma: γ of its places. tokens, dense: What the
+        prompts say (`prompt_encoder`)."""
         t, z = self.looked(image, gamma, tokens, dense)
         which = slice(1, MASKS) if several else slice(0, 1)
-        m, s = self.masks(t, z, image, which, before), self.ious(t)[:, which]
+        m, s = self.masks(t, z, image, which), self.ious(t)[:, which]
         return m, s if self.scoring is None else self.scoring(m, s)
 
     def looked(self, image: Tensor, gamma: Tensor, tokens: Tensor | None, dense: Tensor) -> tuple[Tensor, Tensor]:
@@ -227,10 +222,9 @@ class MaskDecoder(nn.Module):
         return self.iou_prediction_head(t[:, 0])
 
     def masks(
-        self, t: Float[Tensor, "b n c"], z: Float[Tensor, "b L c"], image: Float[Tensor, "i c h w"], which: slice,
-        before: Float[Tensor, "b 1 H W"] | None = None,
-    ) -> Float[Tensor, "b k H W"]:  # fmt: skip
-        """m of eq. (3), of some of the four; with finer maps they follow edges (`propagation`), and eq. (4)."""
+        self, t: Float[Tensor, "b n c"], z: Float[Tensor, "b L c"], image: Float[Tensor, "i c h w"], which: slice
+    ) -> Float[Tensor, "b k H W"]:
+        """m of eq. (3), of some of the four; with finer maps they follow edges (`propagation`)."""
         heads = list(self.output_hypernetworks_mlps)[which]
         hyper = torch.stack([head(t[:, 1 + i]) for i, head in zip(range(MASKS)[which], heads)], 1)  # (b, k, c / 8)
         (b, k), (h, w) = hyper.shape[:2], image.shape[2:]
@@ -241,10 +235,7 @@ class MaskDecoder(nn.Module):
         parts = zip(z.split(at_once, 1), finer.split(at_once, 1))
         m = torch.cat([hyper @ self.upscaled(part, own).flatten(1, 3).mT for part, own in parts], 2)
         m = m.view(b, k, h, w, 2, 2, 2, 2).permute(0, 1, 2, 4, 6, 3, 5, 7).reshape(b, k, 4 * h, 4 * w)
-        m = propagated(m, at_place(image[:, -K:], 2)) if fine else m
-        if before is None or self.kept is None:
-            return m
-        return m + self.kept(t[:, 1 : 1 + MASKS][:, which]).sigmoid()[..., None] * before.clamp(-MOST, MOST)
+        return propagated(m, at_place(image[:, -K:], 2)) if fine else m
 
     def upscaled(self, z: Float[Tensor, "b L c"], finer: Float[Tensor, "i L e"]) -> Float[Tensor, "b L 4 4 c8"]:
         """U, to which finer maps of the pictures (`fine`) are added where there are any."""

@@ -14,8 +14,8 @@ which above 0 is within the mask.
 | vit_b | 768 | 12 | 12 | 2, 5, 8, 11 | 14 | 1024 | 93,735,472 |
 | vit_l | 1024 | 24 | 16 | 5, 11, 17, 23 | 14 | 1024 | 312,342,832 |
 | vit_h | 1280 | 32 | 16 | 7, 15, 23, 31 | 14 | 1024 | 641,090,608 |
-| tiny | 128 | 6 | 4 | 1, 3, 5 | 8 | any multiple of 16 | 2,710,669 for 256 |
-| small | 192 | 8 | 3 | 1, 3, 5, 7 | 8 | any multiple of 16 | 6,714,237 for 256 |
+| tiny | 128 | 6 | 4 | 1, 3, 5 | 8 | any multiple of 16 | 2,710,540 for 256 |
+| small | 192 | 8 | 3 | 1, 3, 5, 7 | 8 | any multiple of 16 | 6,714,044 for 256 |
 
 `tiny` and `small` are ours, for training on a processor; their prompts have 128 and 192 channels, and beside their
 patches there are convolutions for what is smaller (`fine`): the map has a place for 8 pixels, answers one for two.
@@ -36,7 +36,7 @@ from ptheta.engine.errors import UsageError, unknown
 from ptheta.engine.pretrained import Pretrained
 from ptheta.sam.fine import wide
 from ptheta.sam.image_encoder import ImageEncoder, LayerNorm2d
-from ptheta.sam.mask_decoder import LITTLE, MaskDecoder
+from ptheta.sam.mask_decoder import MaskDecoder
 from ptheta.sam.prompt_encoder import PromptEncoder
 
 MEAN, DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -120,7 +120,7 @@ class SAM(Pretrained):
         """Initial weights: matrices and kernels N(0, 1 / inputs), places N(0, 0.02²), tokens and G N(0, 1), scales of
         LN one, biases and relative positions zero. What the encoder's blocks add is divided by √(2 depth). In the
         decoder's attention between tokens and map W_q is doubled and W_k = W_q: as ⟨γ(x), γ(y)⟩ is greatest at x = y,
-        a point looks at its own place from the beginning. Little is kept of an earlier answer (b of eq. (4) there)."""
+        a point looks at its own place from the beginning."""
         for module in self.modules():
             for name, p in module.named_parameters(recurse=False):
                 if isinstance(module, torch.nn.LayerNorm | LayerNorm2d):
@@ -140,9 +140,6 @@ class SAM(Pretrained):
         for attention in self.mask_decoder.transformer.between():
             attention.q_proj.weight.mul_(2)
             attention.k_proj.weight.copy_(attention.q_proj.weight)
-        if self.mask_decoder.kept is not None:
-            self.mask_decoder.kept.weight.zero_()
-            self.mask_decoder.kept.bias.fill_(LITTLE)
         G = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
         G.copy_(torch.randn(G.shape, generator=g))
 
@@ -175,7 +172,7 @@ class SAM(Pretrained):
         prompts = self.prompt_encoder
         prompt = prompts.joined(points, labels, boxes, words)
         tokens = None if prompt is None else prompts.tokens(prompt, image)
-        return self.mask_decoder(image, prompts.places(), tokens, prompts.map(masks, prompt, image), several, masks)
+        return self.mask_decoder(image, prompts.places(), tokens, prompts.map(masks, prompt, image), several)
 
     def looked(
         self, image: Float[Tensor, "1 c h w"], points: Float[Tensor, "b n 2"], labels: Tensor
