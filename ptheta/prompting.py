@@ -27,7 +27,7 @@ TITLES = {
 
 def evaluate(
     run: Source, data: str | None = None, split: str | None = None, limit: int | None = None, clicks: bool = False,
-    proposals: bool = False, edges: bool = False, words: str | None = None, json: bool = False,
+    proposals: bool = False, edges: bool = False, words: str | None = None, mirrored: bool = False, json: bool = False,
 ) -> None:  # fmt: skip
     """Measure answers to clicks and boxes: mean IoU with the masks of pictures.
 
@@ -40,12 +40,15 @@ def evaluate(
         proposals: Also the average recall of 1,000 masks without a prompt (AR@1000).
         edges: Also edges, made of masks without a prompt, against the borders of what people drew (ODS).
         words: A run of clip: also masks for names, of a model that learned with it.
+        mirrored: Ask about each picture and its mirror image together; not with --proposals and --edges.
         json: Print one JSON object.
     """
     from ptheta.sam import evaluation
 
     if limit is not None and limit < 1:
         raise UsageError(f"limit = {limit} is impossible; allowed: at least 1 (option --limit).")
+    if mirrored and (proposals or edges):
+        raise UsageError("--proposals and --edges ask about the picture alone; leave out --mirrored.")
     model, observations = open_source(run, data)
     part = split or observations.splits[-1]
     examples: list[Any] = []
@@ -53,7 +56,12 @@ def evaluate(
         examples += observations.split(name)[:]
     examples = examples[:limit]
     spoken = None if words is None else speaking(model, observations, words)
-    found: dict[str, Any] = dict(evaluation.figures(model, examples, spoken))
+    asked: Any = model
+    if mirrored:
+        from ptheta.sam.mirrored import Mirrored
+
+        asked = Mirrored(model)
+    found: dict[str, Any] = dict(evaluation.figures(asked, examples, spoken))
     if spoken is not None and "miou_words" not in found:
         raise InputError(f"no mask of {observations.name}, {part}, has a name to be asked for; nested has (--data).")
     for wanted, name in ((clicks, "clicks"), (proposals, "proposals"), (edges, "edges")):
@@ -66,7 +74,7 @@ def evaluate(
                     from ptheta.sam.edges import scored as measured
                 else:
                     from ptheta.sam.proposals import recalls as measured
-                found |= measured(model, examples, progress=progress.advance)
+                found |= measured(asked, examples, progress=progress.advance)
     if json:
         figures = {k: v if math.isfinite(v) else None for k, v in flat(found).items()}
         print(json_module.dumps({"method": model.name, "data": observations.name, "split": part, "metrics": figures}))

@@ -37,6 +37,17 @@ def test_figures_are_printed_and_told_to_machines(model, capsys):
     assert wanted <= told["metrics"].keys() and all(-1 <= told["metrics"][k] <= 1 for k in wanted)
 
 
+def test_pictures_are_asked_about_with_their_mirror_images(model, capsys):
+    found = []
+    for more in ([], ["--mirrored"]):
+        assert run(model, "--limit", 2, "--clicks", "--json", *more) == 0
+        found.append(json.loads(capsys.readouterr().out)["metrics"])
+    assert found[0].keys() == found[1].keys() and found[0] != found[1]
+    for other in ("--proposals", "--edges"):
+        assert run(model, "--mirrored", other) == 2
+        assert "leave out --mirrored" in capsys.readouterr().err
+
+
 def test_published_weights_are_measured_with_data_that_are_named(tmp_path, capsys):
     path = checkpoint.write_official(SAM("tiny", 64, seed=1), tmp_path / "tiny.pth")
     assert run(path, "--data", PICTURES, "--limit", 1, "--json") == 0
