@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ptheta.data.known_pictures import folder_of
+from ptheta.engine.errors import InputError
 from ptheta.sam.regions import regions
 
 LEAST, VOID, EVERY = 1 / 1000, 11, 3
@@ -30,7 +31,10 @@ def numbered(y: np.ndarray) -> np.ndarray:
 def main(out: Path) -> None:
     if out.exists():
         sys.exit(f"{out} is there already; name another folder.")
-    source = folder_of("camvid")
+    try:
+        source = folder_of("camvid")
+    except InputError as error:
+        sys.exit(str(error))
     train, valid = (sorted((source / split).iterdir())[::EVERY] for split in ("train", "val"))
     half = len(valid) // 2
     for theirs, ours, files in (

@@ -10,11 +10,10 @@ Three stages, each of one round or several; after each round the model learns fr
 - fully automatic: a grid of points, each mask looked at twice, filters (`twice`); nobody looks.
 
 Who annotates is a person in a window (`window`), or simulated: one who has true masks in mind, clicks at the middle of
-where the answer errs (`clicks`, eq. (2)), takes of three answers the best, comes closer to what is small (`closer`), to
-the best of the first answers without a click and takes the better of both, is content with an IoU of `enough`, paints
-what `most` clicks have not reached, as the paper's annotators can with a brush, and accepts a mask of the model where
-it has that IoU with one in mind. With masks M_i and all clicks c, those before
-painting and one for each mask thrown out among them,
+where the answer errs (`clicks`, eq. (2)), takes of three answers the best, or what that is after a closer look if it is
+better, comes closer to what is small (`closer`), is content with an IoU of `enough`, paints what `most` clicks have not
+reached, as the paper's annotators can with a brush, and accepts a mask of the model where it has that IoU with one in
+mind. With masks M_i and all clicks c, those before painting and one for each mask thrown out among them,
 
     clicks per mask = c / |M|                                                                                    (1)
 
