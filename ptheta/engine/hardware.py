@@ -8,8 +8,11 @@ which averages the gradients of all processes. Methods see neither: they call
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import gc
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -119,12 +122,21 @@ def detect(device: Device = "auto", precision: Precision = "auto", threads: int 
         return Hardware(torch.device(device), precision)
     from accelerate import Accelerator
 
+    importlib.import_module("torch.distributed.nn.functional")  # before there is a group: it holds what is there
+    atexit.register(leave)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
     if accelerator.num_processes != world:
         raise InputError(
             f"WORLD_SIZE is {world} but {accelerator.num_processes} process(es) came up; check the launcher."
         )
     return Hardware(accelerator.device, precision, accelerator.process_index, world, accelerator)
+
+
+def leave() -> None:
+    """End the group of processes while Python still runs: its threads that outlive Python may abort (SIGABRT)."""
+    if torch.distributed.is_initialized():
+        gc.collect()  # what was prepared holds the group
+        torch.distributed.destroy_process_group()
 
 
 def bf16_on_cpu() -> bool:

@@ -107,7 +107,7 @@ import numpy, torch
 import ptheta
 from ptheta.density.likelihood import MaximumLikelihood
 from ptheta.engine.fit import Interrupted
-from ptheta.engine.hardware import detect
+from ptheta.engine.hardware import detect, leave
 
 h = detect("cpu", threads=1)
 said = {"world": h.world, "rank": h.rank, "main": h.main}
@@ -153,9 +153,11 @@ try:
     ptheta.train("fvsbn", out="odd", batch_size=7, **options)
 except ptheta.UsageError as error:
     said["odd"] = str(error)
-json.dump(said, open(f"said-{h.rank}.json", "w"))
 h.wait()
-torch.distributed.destroy_process_group()
+del wrapped
+leave()
+said["threads"] = [open(f"/proc/self/task/{task}/comm").read() for task in os.listdir("/proc/self/task")]
+json.dump(said, open(f"said-{h.rank}.json", "w"))
 """
 
 
@@ -185,6 +187,12 @@ def two(tmp_path_factory) -> list[dict]:
 
 def test_two_processes_know_who_they_are(two):
     assert [(s["world"], s["rank"], s["main"]) for s in two] == [(2, 0, True), (2, 1, False)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are read from /proc")
+def test_no_thread_of_the_group_outlives_it(two):
+    for said in two:
+        assert not [name for name in said["threads"] if "gloo" in name]
 
 
 def test_gradients_means_and_flags_are_of_both(two):

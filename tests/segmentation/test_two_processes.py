@@ -13,6 +13,7 @@ from ptheta.data.order import generator
 NAMES = ("context", "deeplab", "hdc")
 RANKS = """
 import sys, torch
+import torch.distributed.nn.functional  # before there is a group: its functions hold what is there
 from safetensors.torch import load_file, save_file
 from ptheta.api import method
 
@@ -20,7 +21,8 @@ rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 told = load_file(f"{folder}/batch.safetensors")
-for name in sys.argv[3:]:
+
+def leave_gradient(name):
     net = method(name).Model(shape=(3, 24, 32), classes=["a", "b", "c"], seed=0, width=4).double()
     net.balance.copy_(told["balance"])
     both = torch.nn.parallel.DistributedDataParallel(net)
@@ -28,6 +30,10 @@ for name in sys.argv[3:]:
     both(told["x"][half], told["y"][half]).backward()
     if rank == 0:
         save_file({k: p.grad for k, p in net.named_parameters()}, f"{folder}/{name}.safetensors")
+
+for name in sys.argv[3:]:
+    leave_gradient(name)
+torch.distributed.barrier()  # neither leaves while the other still listens
 torch.distributed.destroy_process_group()
 """
 
